@@ -1,0 +1,73 @@
+"""The conversations of workers that ran here lately, so that a next turn reads only what is new.
+
+Reading and parsing a whole conversation for each turn would cost more with every turn.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
+
+from handinger.ids import TurnId, WorkerId
+from handinger.storage.database import Tenant
+from handinger.turns import execution
+
+_MAX_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Conversation:
+    """Model messages up to a row of the journal."""
+
+    last_id: int = 0
+    messages: list[ModelMessage] = field(default_factory=list[ModelMessage])
+    size: int = 0  # of the stored texts
+    # How many messages at the end belong to the turn that has not ended.
+    of_turn: int = 0
+
+
+class Conversations:
+    """A bounded cache, least recently used out first. What it lacks is read from the journal."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[WorkerId, Conversation] = OrderedDict()
+        self._size = 0
+
+    async def load(self, tenant: Tenant, worker_id: WorkerId, turn_id: TurnId) -> Conversation:
+        """The conversation as it is stored. Other processes may have added to it since."""
+        kept = self._kept.pop(worker_id, None)
+        if kept is not None:
+            self._size -= kept.size
+        known = kept or Conversation()
+        rows = await execution.load_messages(tenant, worker_id, after=known.last_id)
+        messages = list(known.messages)
+        of_turn = 0
+        for row in rows:
+            messages.extend(parse(row.payload))
+            of_turn += row.turn_id == turn_id
+        return Conversation(
+            last_id=rows[-1].id if rows else known.last_id,
+            messages=messages,
+            size=known.size + sum(len(row.payload) for row in rows),
+            of_turn=of_turn,
+        )
+
+    def keep(self, worker_id: WorkerId, conversation: Conversation) -> None:
+        """Remember a conversation whose turn has ended here."""
+        if conversation.size > _MAX_BYTES // 4:
+            return
+        self._kept[worker_id] = conversation
+        self._size += conversation.size
+        while self._size > _MAX_BYTES:
+            _, dropped = self._kept.popitem(last=False)
+            self._size -= dropped.size
+
+
+def dump(message: ModelMessage) -> str:
+    """One model message as the journal stores it."""
+    return ModelMessagesTypeAdapter.dump_json([message]).decode()[1:-1]
+
+
+def parse(payload: str) -> list[ModelMessage]:
+    """The message that `dump` wrote."""
+    return ModelMessagesTypeAdapter.validate_json(f"[{payload}]")

@@ -1,0 +1,88 @@
+"""What our server adds to every run of the agent: memory of finished tools, and a last word."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic_ai import RunContext, ToolFailed
+from pydantic_ai import exceptions as ai_errors
+from pydantic_ai.capabilities.abstract import AbstractCapability, WrapToolExecuteHandler
+from pydantic_ai.messages import ModelRequest, ToolCallPart, ToolReturnPart, UserPromptPart
+from pydantic_ai.models import ModelRequestContext
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import ToolDefinition
+
+from handinger import files
+from handinger.agent import prompt
+from handinger.agent.tools.context import ToolContext
+from handinger.agent.ui_events import plain
+
+logger = logging.getLogger(__name__)
+
+_OUTCOME_UNKNOWN = (
+    "The server was interrupted while this call ran, so its outcome is unknown, and it was not "
+    "repeated. Check what it did before you call it again."
+)
+
+
+@dataclass(slots=True)
+class StepContext(ToolContext):
+    """What the hooks and the tools of one turn share with its execution."""
+
+    instructions: str = ""
+    concluding: bool = False
+    step: int = 0  # the number of the model call, from 1
+    # By step and id: results of this turn's tools, and calls that an earlier attempt left open.
+    results: dict[tuple[int, str], ToolReturnPart] = field(
+        default_factory=dict[tuple[int, str], ToolReturnPart]
+    )
+    interrupted: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
+
+
+class Hooks(AbstractCapability[StepContext]):
+    """A finished tool never runs again; the last call that fits concludes."""
+
+    async def prepare_model_request(
+        self, ctx: RunContext[StepContext], request_context: ModelRequestContext
+    ) -> ModelRequestContext:
+        """Forbid tools in the concluding call, and say so. The note is sent, but not remembered."""
+        if ctx.deps.concluding:
+            settings = ModelSettings(**(request_context.model_settings or {}))
+            settings["tool_choice"] = "none"
+            request_context.model_settings = settings
+            note = ModelRequest(parts=[UserPromptPart(prompt.CONCLUDE)])
+            request_context.messages = [*request_context.messages, note]
+        return request_context
+
+    async def wrap_tool_execute(
+        self,
+        ctx: RunContext[StepContext],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: dict[str, Any],
+        handler: WrapToolExecuteHandler,
+    ) -> Any:
+        """Answer from the journal what is there; turn every failure into a result."""
+        key = (ctx.deps.step, call.tool_call_id)
+        known = ctx.deps.results.get(key)
+        if known is not None:
+            if known.outcome == "success":
+                return known.content
+            raise ToolFailed(known.model_response_str(wrap_if_error=False))
+        if key in ctx.deps.interrupted and not (tool_def.metadata or {}).get("idempotent"):
+            raise ToolFailed(_OUTCOME_UNKNOWN)
+        try:
+            return plain(await handler(args))
+        except files.FileError as error:
+            raise ToolFailed(str(error)) from error
+        except (
+            ai_errors.ModelRetry,
+            ai_errors.ToolFailed,
+            ai_errors.ToolRetryError,
+            ai_errors.ToolFailedError,
+        ):
+            raise
+        except Exception as error:
+            logger.exception("The tool %s failed", call.tool_name)
+            raise ToolFailed(f"The tool failed: {type(error).__name__}: {error}") from error

@@ -1,0 +1,552 @@
+"""Carries out one turn: model call, tools, model call, until there is an answer.
+
+Nothing here is replayed. A run begins from the journal, wherever that stands, and each step is in
+the journal before the next begins. So a repeated model call, a resumed turn and a turn taken over
+from another process are the same thing: one more run.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import psycopg
+from pydantic_ai import Agent, UsageLimits
+from pydantic_ai import exceptions as ai_errors
+from pydantic_ai.messages import (
+    FunctionToolResultEvent,
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+from pydantic_ai.run import AgentRun
+from pydantic_graph import End
+
+from handinger import budgets, files
+from handinger.agent import conversation as conversations
+from handinger.agent import model as models
+from handinger.agent import prompt
+from handinger.agent.conversation import Conversation, Conversations
+from handinger.agent.hooks import StepContext
+from handinger.agent.ui_events import Teller, plain
+from handinger.budgets import Spending
+from handinger.live import Hub, LiveTurn
+from handinger.settings import Settings
+from handinger.storage.blobs import Blobs
+from handinger.storage.database import Database
+from handinger.story import Story
+from handinger.turns import execution
+from handinger.turns.execution import ClaimedTurn, Ending, Journal, Record, ToolRecord
+
+logger = logging.getLogger(__name__)
+
+_MAX_BACKOFF_S = 30.0
+_MAX_RETRY_AFTER_S = 120.0
+
+_CUT_OFF = "This call was cut off, because the time of the turn is nearly used up."
+_CANCELLED = "This call was cancelled."
+_NOT_RUN = "This call was not run, because the turn ended first."
+
+_Run = AgentRun[StepContext, str]
+_Node = Any  # One of pydantic-ai's nodes; their type parameters are private to its graph.
+
+
+class Process(Protocol):
+    """What one turn needs of the process that executes it; see `runner.Runner`."""
+
+    @property
+    def database(self) -> Database: ...
+    @property
+    def blobs(self) -> Blobs: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def hub(self) -> Hub: ...
+    @property
+    def agent(self) -> Agent[StepContext, str]: ...
+    @property
+    def stopping(self) -> asyncio.Event: ...
+    @property
+    def conversations(self) -> Conversations: ...
+
+
+class _Released(Exception):
+    """The server stops; the turn is at a safe point and is given back."""
+
+
+class _ToolsCutOff(Exception):
+    """The time for tools is over; the turn concludes."""
+
+
+class _ModelFailed(Exception):
+    """A model call failed; `cause` says how."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause) or type(cause).__name__)
+        self.cause = cause
+
+
+class TurnRun:
+    """One attempt at one turn."""
+
+    def __init__(self, process: Process, turn: ClaimedTurn, story: Story) -> None:
+        self._process = process
+        self._turn = turn
+        self._story = story
+        self._live = LiveTurn(story)
+        self._journal = Journal(process.database, turn, story)
+        self._teller = Teller(story)
+        self._allowance = budgets.allowance(
+            process.settings, turn.budget, started_at=turn.started_at
+        )
+        self._conversation = Conversation()
+        self._calling = False  # a model call is under way
+        self._failures = 0  # of the model, since its last answer
+        self._commits: set[asyncio.Task[None]] = set()
+        self._stop = asyncio.Event()
+        self._told_files: set[str] = set()
+        self._context = StepContext(
+            workspace=files.Workspace(
+                process.database,
+                process.blobs,
+                process.settings,
+                organization_id=turn.organization_id,
+                worker_id=turn.worker_id,
+            ),
+            instructions=prompt.instructions(
+                process.settings, self._allowance, now=datetime.now(UTC)
+            ),
+        )
+
+    def cancel(self) -> None:
+        """Somebody asks this turn to stop."""
+        self._journal.cancel_requested = True
+        self._stop.set()
+
+    async def carry_out(self, live: LiveTurn) -> None:
+        """Bring the turn to its end, or to a safe point if the server stops. Raises Superseded."""
+        self._live = live
+        await self._load()
+        ending = self._foregone_ending()
+        if ending is None:
+            ending = await self._work_until_stopped()
+        if ending is not None:
+            await self._close(ending)
+        if not self._story.ended:
+            await self._journal.release()
+            return
+        self._conversation.last_id = self._journal.last_message_id or self._conversation.last_id
+        self._process.conversations.keep(self._turn.worker_id, self._conversation)
+
+    # Beginning
+
+    async def _load(self) -> None:
+        tenant = self._process.database.tenant(self._turn.organization_id)
+        self._conversation = await self._process.conversations.load(
+            tenant, self._turn.worker_id, self._turn.id
+        )
+        if self._turn.attempt == 1:
+            return
+        for tool in await execution.load_tools(tenant, self._turn.id):
+            key = (tool.step, tool.tool_call_id)
+            if tool.result is None:
+                self._context.interrupted.add(key)
+            else:
+                self._context.results[key] = _parse_result(tool.result)
+        self._context.step = self._responses_made()
+        last = self._last_response()
+        if last is not None:
+            self._teller.resume_step(self._context.step, last)
+
+    def _of_this_turn(self) -> Sequence[ModelMessage]:
+        conversation = self._conversation
+        return conversation.messages[len(conversation.messages) - conversation.of_turn :]
+
+    def _responses_made(self) -> int:
+        return sum(isinstance(message, ModelResponse) for message in self._of_this_turn())
+
+    def _last_response(self) -> ModelResponse | None:
+        """The response that the journal of this turn ends with, if it does."""
+        messages = self._of_this_turn()
+        last = messages[-1] if messages else None
+        return last if isinstance(last, ModelResponse) else None
+
+    def _foregone_ending(self) -> Ending | None:
+        """The ending of a turn that must not be worked on any more."""
+        if self._turn.cancel_requested:
+            return execution.CANCELLED
+        crashes = self._turn.crashes
+        if crashes < self._process.settings.max_attempts:
+            return None
+        return Ending(
+            error_code="internal_error",
+            error_message=(
+                f"The server died {crashes} times while it carried out this turn, so the turn "
+                "was given up. Try again, with a smaller instruction if you can."
+            ),
+        )
+
+    # Stopping
+
+    async def _work_until_stopped(self) -> Ending | None:
+        """How the turn is to be closed; None if it is closed already, or given back."""
+        work = asyncio.create_task(self._work(), name=f"turn {self._turn.id}")
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait(
+                {work, stopped},
+                timeout=self._seconds_until(self._allowance.deadline),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if work.done():
+                return self._outcome(work)
+            await self._interrupt(work)
+            if self._story.ended:
+                return None  # A commit was under way that has ended it.
+            if self._journal.cancel_requested:
+                return execution.CANCELLED
+            return Ending(incomplete_reason="budget_exhausted")
+        except asyncio.CancelledError:
+            # The grace of a shutdown is over in the middle of a step; that step is repeated later.
+            await self._interrupt(work)
+            await asyncio.shield(self._journal.release())
+            raise
+        finally:
+            stopped.cancel()
+
+    def _outcome(self, work: asyncio.Task[Ending | None]) -> Ending | None:
+        try:
+            return work.result()
+        except _Released:
+            return None
+
+    async def _interrupt(self, work: asyncio.Task[Ending | None]) -> None:
+        """End the work, but never in the middle of a transaction."""
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        await self._settle_commits()
+
+    async def _settle_commits(self) -> None:
+        while self._commits:
+            await asyncio.gather(*self._commits, return_exceptions=True)
+
+    def _seconds_until(self, moment: datetime | None) -> float | None:
+        if moment is None:
+            return None
+        return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+    async def _write(self, record: Record, messages: Sequence[ModelMessage] = ()) -> None:
+        """Journal a step. A caller that is cancelled meanwhile does not tear the transaction."""
+        commit = asyncio.create_task(self._commit(record, messages))
+        self._commits.add(commit)
+        commit.add_done_callback(self._commits.discard)
+        await asyncio.shield(commit)
+
+    async def _commit(self, record: Record, messages: Sequence[ModelMessage]) -> None:
+        await self._journal.write(record)
+        self._conversation.messages.extend(messages)
+        self._conversation.of_turn += len(messages)
+        self._conversation.size += sum(len(payload) for payload in record.messages)
+        self._tell()
+        if self._journal.cancel_requested:
+            self._stop.set()
+
+    def _tell(self) -> None:
+        self._process.hub.told(self._live)
+
+    # Working
+
+    async def _work(self) -> Ending | None:
+        """Run the agent from the journal, again after each failure that may pass."""
+        while True:
+            try:
+                return await self._run_agent()
+            except _ToolsCutOff:
+                await self._settle_commits()
+                await self._fail_open_tools(_CUT_OFF)
+            except ai_errors.OutputTokenLimitExceeded:
+                return Ending(incomplete_reason="max_output_tokens")
+            except _ModelFailed as error:
+                ending = await self._back_off(error.cause)
+                if ending is not None:
+                    return ending
+            except ai_errors.AgentRunError as error:
+                return _model_error(error)
+
+    async def _back_off(self, error: Exception) -> Ending | None:
+        """Wait before the call is repeated; or the ending, if it is not."""
+        self._failures += 1
+        if not models.is_transient(error) or self._failures > self._process.settings.model_retries:
+            return _model_error(error)
+        jitter = random.uniform(0.75, 1.25)  # noqa: S311 # Nobody gains by guessing it.
+        delay_s = min(_MAX_BACKOFF_S, 0.5 * 2 ** (self._failures - 1)) * jitter
+        asked_s = error.retry_after if isinstance(error, ai_errors.ModelAPIError) else None
+        if asked_s is not None:
+            delay_s = max(delay_s, min(asked_s, _MAX_RETRY_AFTER_S))
+        logger.warning("A model call failed and is repeated in %.1f s: %s", delay_s, error)
+        self._teller.withdraw()
+        self._tell()
+        await asyncio.sleep(delay_s)
+        return None
+
+    async def _run_agent(self) -> Ending | None:
+        """One run of the agent, from what the journal holds to the end of the turn."""
+        begun = self._conversation.of_turn > 0
+        async with self._process.agent.iter(
+            None if begun else self._turn.input,
+            message_history=self._conversation.messages,
+            conversation_id=self._turn.worker_id,
+            deps=self._context,
+            usage_limits=UsageLimits(request_limit=None),
+        ) as run:
+            node: _Node = run.next_node
+            mark: int | None = None
+            while not isinstance(node, End):
+                if Agent.is_user_prompt_node(node):
+                    node = await run.next(node)
+                    mark = len(run.ctx.state.message_history)
+                elif Agent.is_model_request_node(node):
+                    assert mark is not None
+                    node, closed = await self._model_step(run, node, mark)
+                    if closed:
+                        return None
+                    mark = len(run.ctx.state.message_history)
+                else:
+                    node = await self._tool_step(run, node)
+        # The run ended by itself on a response that the journal has, but has not closed.
+        return execution.COMPLETED
+
+    async def _model_step(self, run: _Run, node: _Node, mark: int) -> tuple[_Node, bool]:
+        """Call the model and journal its response; whether that closed the turn."""
+        if self._process.stopping.is_set():
+            raise _Released
+        calls_made, now = self._journal.spending.steps, datetime.now(UTC)
+        if self._allowance.is_spent(calls_made=calls_made, now=now):
+            await self._close(Ending(incomplete_reason="budget_exhausted"))
+            return node, True
+        self._context.concluding = self._allowance.must_conclude(calls_made=calls_made, now=now)
+        self._context.step = self._responses_made() + 1
+        self._teller.begin_step(self._context.step)
+        next_node = await self._call_model(run, node)
+        messages = run.ctx.state.message_history[mark:]
+        response = messages[-1]
+        assert isinstance(response, ModelResponse)
+        self._failures = 0
+        make_call_ids_unique(response)
+        self._teller.response(response)
+        ending = self._ending_with(response)
+        await self._store_response(messages, response, ending)
+        return next_node, ending is not None
+
+    async def _call_model(self, run: _Run, node: _Node) -> _Node:
+        """Call the model; with streaming only if somebody reads along. Raises _ModelFailed."""
+        self._calling = True
+        try:
+            if self._process.hub.has_readers(self._live):
+                self._tell()
+                async with node.stream(run.ctx) as events:
+                    async for event in events:
+                        if self._teller.stream_event(event):
+                            self._tell()
+            return await run.next(node)
+        except psycopg.Error:
+            raise
+        except Exception as error:
+            # Providers' clients raise errors of their own for what breaks in mid-stream.
+            raise _ModelFailed(error) from error
+
+    async def _store_response(
+        self, messages: Sequence[ModelMessage], response: ModelResponse, ending: Ending | None
+    ) -> None:
+        calls = [part for part in response.parts if isinstance(part, ToolCallPart)]
+        closing: list[ModelMessage] = []
+        if not calls:
+            self._teller.finish_step()
+        elif ending is not None:
+            closing.append(self._refuse_calls(calls))
+        self._calling = False
+        messages = [*messages, *closing]
+        await self._write(
+            Record(
+                messages=[conversations.dump(message) for message in messages],
+                started_tools=[
+                    ToolRecord(self._context.step, call.tool_call_id, call.tool_name, None)
+                    for call in calls
+                ],
+                spending=models.spending(response),
+                ending=ending,
+            ),
+            messages,
+        )
+
+    def _ending_with(self, response: ModelResponse) -> Ending | None:
+        """How this response ends the turn, if it does."""
+        calls = any(isinstance(part, ToolCallPart) for part in response.parts)
+        if self._context.concluding:
+            return Ending(incomplete_reason="budget_exhausted")
+        if calls or not (response.text or "").strip():
+            return None
+        if models.finished_by(response) == "length":
+            return Ending(incomplete_reason="max_output_tokens")
+        return execution.COMPLETED
+
+    def _refuse_calls(self, calls: Sequence[ToolCallPart]) -> ModelRequest:
+        """Results for calls of a response that was to conclude; no tool call may stay open."""
+        parts = [_failed_result(call, _NOT_RUN) for call in calls]
+        for call in calls:
+            self._teller.tool_error(call.tool_call_id, _NOT_RUN)
+        self._teller.finish_step()
+        return ModelRequest(parts=parts)
+
+    # Tools
+
+    async def _tool_step(self, run: _Run, node: _Node) -> _Node:
+        """Run the tools of a response, each journaled as it ends. Raises _ToolsCutOff."""
+        try:
+            async with asyncio.timeout(self._seconds_until(self._allowance.conclude_at)):
+                async with node.stream(run.ctx) as events:
+                    async for event in events:
+                        if isinstance(event, FunctionToolResultEvent):
+                            await self._tool_ended(node.model_response, event.part)
+                return await run.next(node)
+        except TimeoutError as error:
+            raise _ToolsCutOff from error
+
+    async def _tool_ended(self, response: ModelResponse, part: ToolReturnPart) -> None:
+        key = (self._context.step, part.tool_call_id)
+        if key in self._context.results:
+            return  # Told and stored by an earlier attempt.
+        self._context.results[key] = part
+        change = self._context.changes.pop(part.tool_call_id, None)
+        self._tell_result(part, change)
+        if not self._open_calls(response):
+            self._teller.finish_step()
+        await self._write(
+            Record(
+                finished_tools=[self._tool_record(part)],
+                file_changes=[change] if change and part.outcome == "success" else [],
+            )
+        )
+
+    def _tell_result(self, part: ToolReturnPart, change: files.Change | None) -> None:
+        if part.outcome != "success":
+            self._teller.tool_error(part.tool_call_id, part.model_response_str(wrap_if_error=False))
+            return
+        self._teller.tool_output(part.tool_call_id, plain(part.content))
+        if change is not None and change.published and change.path not in self._told_files:
+            self._told_files.add(change.path)
+            url = files.url(self._process.settings, self._turn.worker_id, change.path)
+            self._teller.file(url, change.media_type)
+
+    def _tool_record(self, part: ToolReturnPart) -> ToolRecord:
+        return ToolRecord(self._context.step, part.tool_call_id, part.tool_name, _dump_result(part))
+
+    def _open_calls(self, response: ModelResponse | None) -> list[ToolCallPart]:
+        """The calls of a response that have no result yet."""
+        return [
+            part
+            for part in (response.parts if response else ())
+            if isinstance(part, ToolCallPart)
+            and (self._context.step, part.tool_call_id) not in self._context.results
+        ]
+
+    async def _fail_open_tools(self, message: str) -> None:
+        records = self._fail_calls(self._open_calls(self._last_response()), message)
+        if records:
+            await self._write(Record(finished_tools=records))
+
+    def _fail_calls(self, calls: Sequence[ToolCallPart], message: str) -> list[ToolRecord]:
+        parts = [_failed_result(call, message) for call in calls]
+        for part in parts:
+            self._context.results[self._context.step, part.tool_call_id] = part
+            self._teller.tool_error(part.tool_call_id, message)
+        if parts:
+            self._teller.finish_step()
+        return [self._tool_record(part) for part in parts]
+
+    # Ending
+
+    async def fail(self, live: LiveTurn) -> None:
+        """End a turn that this server cannot carry out, for a reason that only its log knows."""
+        self._live = live
+        await self._close(
+            Ending(
+                error_code="internal_error",
+                error_message="The server failed while it carried out this turn; see its log.",
+            )
+        )
+
+    async def _close(self, ending: Ending) -> None:
+        """End the turn with a clean transcript: no open call, and the text so far kept."""
+        last = self._last_response()
+        self._context.step = self._responses_made()
+        kept, in_step = self._teller.keep_partial()
+        if in_step:
+            self._teller.finish_step()
+        reason = _CANCELLED if ending is execution.CANCELLED else _NOT_RUN
+        finished = self._fail_calls(self._open_calls(last), reason)
+        messages: list[ModelMessage] = []
+        if not self._conversation.of_turn:
+            messages.append(ModelRequest(parts=[UserPromptPart(self._turn.input)]))
+        results = [
+            self._context.results[self._context.step, part.tool_call_id]
+            for part in (last.parts if last else ())
+            if isinstance(part, ToolCallPart)
+        ]
+        if results:
+            messages.append(ModelRequest(parts=results))
+        if kept:
+            messages.append(ModelResponse(parts=kept, model_name=self._process.settings.model_id))
+        await self._write(
+            Record(
+                messages=[conversations.dump(message) for message in messages],
+                finished_tools=finished,
+                # A call that was cut off was made; what it used the provider did not say.
+                spending=Spending(steps=1) if self._calling else Spending(),
+                ending=ending,
+            ),
+            messages,
+        )
+
+
+def make_call_ids_unique(response: ModelResponse) -> None:
+    """Some models give several calls of one response the same id; results are matched by it."""
+    seen: set[str] = set()
+    for part in response.parts:
+        if not isinstance(part, ToolCallPart):
+            continue
+        call_id, number = part.tool_call_id, 2
+        while part.tool_call_id in seen:
+            part.tool_call_id = f"{call_id}-{number}"
+            number += 1
+        seen.add(part.tool_call_id)
+
+
+def _failed_result(call: ToolCallPart, message: str) -> ToolReturnPart:
+    return ToolReturnPart(
+        tool_name=call.tool_name,
+        content=message,
+        tool_call_id=call.tool_call_id,
+        outcome="failed",
+    )
+
+
+def _dump_result(part: ToolReturnPart) -> str:
+    return conversations.dump(ModelRequest(parts=[part]))
+
+
+def _parse_result(payload: str) -> ToolReturnPart:
+    (message,) = conversations.parse(payload)
+    (part,) = message.parts
+    assert isinstance(part, ToolReturnPart)
+    return part
+
+
+def _model_error(error: Exception) -> Ending:
+    code = "timeout" if isinstance(error, ai_errors.ModelTimeoutError) else "model_error"
+    return Ending(error_code=code, error_message=models.explain(error))

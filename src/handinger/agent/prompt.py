@@ -1,0 +1,63 @@
+"""What every worker is told about itself and its turn.
+
+It says the day, not the minute: text that changes from call to call would keep the provider from
+reusing its cache of the conversation before it.
+"""
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from handinger.budgets import Allowance
+from handinger.settings import Settings
+
+CONCLUDE = (
+    "The budget of this turn is nearly used up and this is its last step. Do not call any tool. "
+    "Answer now with what you have: give the result as far as it goes, and say in one sentence "
+    "what is still missing."
+)
+
+
+def instructions(settings: Settings, allowance: Allowance, *, now: datetime) -> str:
+    """The system prompt of one turn."""
+    local = now.astimezone(ZoneInfo(settings.timezone))
+    return "\n\n".join(
+        (
+            "You are an agent worker. You are given one instruction at a time and carry it out "
+            "yourself with the tools you have, then answer. Nobody is there to ask while you "
+            "work: decide sensibly, and say in your answer what you assumed.",
+            f"Today is {local:%A}, {local.day} {local:%B %Y}. Your time zone is "
+            f"{settings.timezone}.",
+            "You have a workspace, a folder of files that stays with you from one instruction to "
+            "the next. Paths are relative to it. Files that you write are published to the person "
+            "who instructed you, except under scratchpad/ and inbox/ and hidden ones; "
+            "publish_file publishes those too. Mention the files you made in your answer.",
+            "A tool that fails says why. Act on that: correct the call, take another way, or say "
+            "that it cannot be done. Never claim to have done what no tool did.",
+            _limits(allowance),
+        )
+    )
+
+
+def _limits(allowance: Allowance) -> str:
+    limits = allowance.limits
+    caps: list[str] = []
+    if limits.model_calls is not None:
+        caps.append(f"at most {limits.model_calls} steps")
+    if limits.usd is not None:
+        caps.append(f"{limits.usd:.2f} USD")
+    if limits.seconds is not None:
+        caps.append(f"{_duration(limits.seconds)}")
+    if not caps:
+        return f"The budget of this turn is '{allowance.name}': it has no cap."
+    return (
+        f"The budget of this turn is '{allowance.name}': {', '.join(caps)}. Plan for it; when it "
+        "runs out you are asked to conclude."
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 7200:
+        return f"{seconds / 3600:g} hours"
+    if seconds >= 120:
+        return f"{seconds / 60:g} minutes"
+    return f"{seconds:g} seconds"

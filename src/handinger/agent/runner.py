@@ -1,0 +1,96 @@
+"""Drains a worker: carries out its waiting turns, one after the other, in this process."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from pydantic_ai import Agent, RunContext
+from pydantic_ai.models import Model
+
+from handinger import story as stories
+from handinger.agent import model as models
+from handinger.agent.conversation import Conversations
+from handinger.agent.hooks import Hooks, StepContext
+from handinger.agent.loop import TurnRun
+from handinger.agent.tools import workspace
+from handinger.errors import Superseded
+from handinger.ids import WorkerId
+from handinger.live import Hub
+from handinger.settings import Settings
+from handinger.storage.blobs import Blobs
+from handinger.storage.database import Database, is_connection_error
+from handinger.story import Story, Take
+from handinger.turns import execution, reading
+from handinger.turns.execution import ClaimedTurn
+
+logger = logging.getLogger(__name__)
+
+# How often a model may call a tool wrongly is for the budget to limit.
+_TOOL_RETRIES = 1_000_000
+_EMPTY_ANSWERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Everything that executing turns needs, once per process."""
+
+    database: Database
+    blobs: Blobs
+    settings: Settings
+    hub: Hub
+    agent: Agent[StepContext, str]
+    stopping: asyncio.Event
+    conversations: Conversations
+
+    async def drain(self, lock: str) -> None:
+        """Carry out a worker's turns, oldest first, until none is left or the server stops."""
+        while not self.stopping.is_set():
+            turn = await execution.claim(
+                self.database, WorkerId(lock), node=self.hub.node, model=self.settings.model_id
+            )
+            if turn is None:
+                return
+            await self._execute(turn)
+
+    async def _execute(self, turn: ClaimedTurn) -> None:
+        entries = execution.opening(
+            turn.id,
+            turn.worker_id,
+            input=turn.input,
+            source=turn.source,
+            created_at=turn.created_at,
+        )
+        story = Story(turn.id, stories.message_id(turn.id), entries)
+        if turn.attempt > 1:
+            for row in await reading.load_entries(self.database, turn.id, first=len(entries)):
+                story.store(row.number, row.entry())
+        story.begin(Take(turn.attempt, 0))
+        run = TurnRun(self, turn, story)
+        with self.hub.executing(story, on_cancel=run.cancel) as live:
+            try:
+                await run.carry_out(live)
+            except Superseded as error:
+                logger.warning("%s", error)
+            except Exception as error:
+                if is_connection_error(error):
+                    raise  # The job is tried again, and goes on from the journal.
+                logger.exception("Turn %s failed", turn.id)
+                await run.fail(live)
+
+
+def make_agent(model: Model, settings: Settings) -> Agent[StepContext, str]:
+    """The agent that carries out every turn of this process."""
+    return Agent(
+        model,
+        deps_type=StepContext,
+        tools=workspace.tools(),
+        instructions=_instructions,
+        capabilities=[Hooks()],
+        model_settings=models.request_settings(settings),
+        retries={"tools": _TOOL_RETRIES, "output": _EMPTY_ANSWERS},
+        name="worker",
+    )
+
+
+def _instructions(ctx: RunContext[StepContext]) -> str:
+    return ctx.deps.instructions

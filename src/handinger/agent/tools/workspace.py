@@ -1,0 +1,90 @@
+"""The file tools: read, list, write and publish in the worker's workspace."""
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_ai import RunContext, Tool, ToolFailed
+
+from handinger.agent.tools.context import IDEMPOTENT, ToolContext
+from handinger.files import Change, FileError
+
+_MAX_CHARACTERS = 50_000
+_MAX_LISTED = 1_000
+
+
+async def write_file(ctx: RunContext[ToolContext], path: str, content: str) -> str:
+    """Create or replace a text file in the workspace.
+
+    It is published to the person who instructed you, unless it is under scratchpad/ or inbox/ or
+    hidden.
+    """
+    change = await ctx.deps.workspace.prepare(path, content.encode())
+    _keep(ctx, change)
+    published = "published" if change.published else "not published"
+    return f"Wrote {change.path} ({change.size} bytes, {published})."
+
+
+async def read_file(
+    ctx: RunContext[ToolContext],
+    path: str,
+    offset: Annotated[int, Field(ge=0)] = 0,
+    limit: Annotated[int, Field(ge=1, le=_MAX_CHARACTERS)] = _MAX_CHARACTERS,
+) -> str:
+    """Read a text file: up to `limit` characters from the character `offset` on."""
+    file = await ctx.deps.workspace.find(path)
+    content = await ctx.deps.workspace.read(file)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise FileError(
+            f"{file.path!r} is not a text file ({file.media_type}, {file.size} bytes)."
+        ) from error
+    piece = text[offset : offset + limit]
+    rest = len(text) - offset - len(piece)
+    if rest <= 0:
+        return piece
+    return f"{piece}\n[{rest} more characters; go on with offset={offset + len(piece)}]"
+
+
+async def list_files(ctx: RunContext[ToolContext], path: str = ".") -> str:
+    """List the files under a folder of the workspace, with their sizes in bytes."""
+    found = await ctx.deps.workspace.list(path)
+    if not found:
+        return "There are no files here."
+    lines = [
+        f"{file.path}\t{file.size}\t{'published' if file.published else 'not published'}"
+        for file in found[:_MAX_LISTED]
+    ]
+    if len(found) > _MAX_LISTED:
+        lines.append(f"[{len(found) - _MAX_LISTED} more files; list a folder of them]")
+    return "\n".join(lines)
+
+
+async def publish_file(ctx: RunContext[ToolContext], path: str) -> str:
+    """Publish an existing file of the workspace to the person who instructed you."""
+    file = await ctx.deps.workspace.find(path)
+    _keep(
+        ctx,
+        Change(
+            path=file.path,
+            sha256=file.sha256,
+            size=file.size,
+            media_type=file.media_type,
+            published=True,
+        ),
+    )
+    return f"Published {file.path}."
+
+
+def _keep(ctx: RunContext[ToolContext], change: Change) -> None:
+    if ctx.tool_call_id is None:
+        raise ToolFailed("This call has no id, so its result cannot be stored.")
+    ctx.deps.changes[ctx.tool_call_id] = change
+
+
+def tools() -> list[Tool[ToolContext]]:
+    """All of them may run again: the same call leaves the same files."""
+    return [
+        Tool(function, metadata=IDEMPOTENT)
+        for function in (write_file, read_file, list_files, publish_file)
+    ]

@@ -1,0 +1,263 @@
+"""Wires procrastinate: jobs enter in their caller's transaction and run in any server process.
+
+A job is a hint that there is work under its lock, never the work itself, so running one twice or
+once too often does no harm. That is why a stalled job is simply replaced by a fresh one.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+from procrastinate import App, PsycopgConnector, exceptions
+from procrastinate.jobs import Job, Status
+from procrastinate.manager import JobManager
+from procrastinate.worker import Worker
+
+from handinger.storage.database import Connection, Database, is_connection_error
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[str], Awaitable[None]]
+"""Does the work under one lock; gets the lock's name. Returns when no work is left."""
+
+QUEUE = "default"
+_POLL_INTERVAL_S = 0.5
+_HEARTBEAT_INTERVAL_S = 2.0
+_STALLED_AFTER_S = 9.0
+_RESCUE_INTERVAL_S = 2.0
+_RETRY_DELAYS_S = (0.5, 2, 10, 30, 60)
+
+# Only used to defer with a connection that the caller brings, so it is never opened.
+_jobs = JobManager(PsycopgConnector())
+
+
+async def enqueue(
+    connection: Connection,
+    job: str,
+    *,
+    lock: str,
+    new: bool = False,
+    at: datetime | None = None,
+    failures: int = 0,
+) -> None:
+    """See to it that a job runs under this lock, in the caller's transaction.
+
+    At most one waits per lock, besides the one that runs; one that waits for a later time is
+    brought forward. `new`: nobody else can know this lock yet, which saves looking for one.
+    """
+    if not new:
+        # The look and the insert must not be torn apart by another process's: a violated queueing
+        # lock would abort the caller's whole transaction.
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [lock])
+        cursor = await connection.execute(
+            "SELECT id, scheduled_at > coalesce(%s::timestamptz, now()) FROM procrastinate_jobs"
+            " WHERE queueing_lock = %s AND status = 'todo'",
+            [at, lock],
+        )
+        found = await cursor.fetchone()
+        if found is not None:
+            if found[1]:
+                await connection.execute(
+                    "UPDATE procrastinate_jobs SET scheduled_at = %s"
+                    " WHERE id = %s AND status = 'todo'",
+                    [at, found[0]],
+                )
+            return
+    waiting = Job(
+        id=None,
+        queue=QUEUE,
+        lock=lock,
+        queueing_lock=lock,
+        task_name=job,
+        task_kwargs={"lock": lock, "failures": failures},
+        scheduled_at=at,
+    )
+    await _jobs.defer_job_async(waiting, connection=connection)
+
+
+async def drop_waiting(connection: Connection, *, lock: str) -> None:
+    """Remove the job that waits under this lock, if one does, in the caller's transaction."""
+    await connection.execute(
+        "DELETE FROM procrastinate_jobs WHERE lock = %s AND status = 'todo'", [lock]
+    )
+
+
+class _Bell(asyncio.Event):
+    """An event that keeps a ring which came while its listener was busy looking.
+
+    The worker looks for jobs, then clears its event. A notice that arrives while the look is under
+    way would be cleared with it, and the job would wait for the next poll.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rang = False
+
+    def set(self) -> None:
+        self._rang = True
+        super().set()
+
+    def clear(self) -> None:
+        if self._rang:
+            self._rang = False
+        else:
+            super().clear()
+
+
+@dataclass(slots=True)
+class Engine:
+    """Runs jobs of this process, and rescues those whose process died."""
+
+    database: Database
+    handlers: Mapping[str, Handler]
+    concurrency: int
+    # Called with each rescue round, for work whose job is gone altogether.
+    sweep: Callable[[], Awaitable[None]]
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _worker: Worker | None = None
+    _retired: set[Worker] = field(default_factory=set[Worker])
+
+    @contextlib.asynccontextmanager
+    async def running(self, *, grace_s: float, rescue_all: bool) -> AsyncGenerator["Engine"]:
+        """Run jobs within this block; at its end wait `grace_s` for running ones, then abort them.
+
+        `rescue_all`: no other server can be alive on this database, so every running job is
+        stalled.
+        """
+        app = self._app()
+        await app.open_async(self.database.pool)
+        if rescue_all:
+            await self._rescue(app, stalled_after_s=0)
+        working = asyncio.create_task(self._keep_working(app, grace_s), name="engine")
+        rescuing = asyncio.create_task(self._keep_rescuing(app), name="engine rescue")
+        try:
+            yield self
+        finally:
+            self.stop()
+            await working
+            rescuing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await rescuing
+
+    def stop(self) -> None:
+        """Take no more jobs; handlers see `stopping` and return at their next safe point."""
+        self.stopping.set()
+        if self._worker is not None:
+            self._worker.stop()
+
+    def _app(self) -> App:
+        app = App(connector=PsycopgConnector())
+        for name, handler in self.handlers.items():
+            app.task(name=name)(self._guarded(name, handler))
+        return app
+
+    def _guarded(self, name: str, handler: Handler) -> Callable[..., Awaitable[None]]:
+        async def run(lock: str, failures: int = 0) -> None:
+            try:
+                await handler(lock)
+            except asyncio.CancelledError:
+                # The grace of a shutdown is over. The work goes on at the next start.
+                await asyncio.shield(self._requeue(name, lock, failures=failures))
+                raise
+            except Exception:
+                logger.exception("The job %s of %s failed and will be tried again", name, lock)
+                await self._requeue(name, lock, failures=failures + 1)
+            else:
+                if self.stopping.is_set():
+                    await self._requeue(name, lock, failures=0)
+
+        return run
+
+    async def _requeue(self, name: str, lock: str, *, failures: int) -> None:
+        at = None
+        if failures:
+            delay_s = _RETRY_DELAYS_S[min(failures, len(_RETRY_DELAYS_S)) - 1]
+            at = datetime.now(UTC) + timedelta(seconds=delay_s)
+        async with self.database.system().transaction() as sql:
+            await enqueue(sql.connection, name, lock=lock, at=at, failures=failures)
+
+    async def _keep_working(self, app: App, grace_s: float) -> None:
+        """One worker at a time. One that a database error stopped is replaced at once.
+
+        The stopped one stays until its running jobs have ended, which may take hours.
+        """
+        runs: set[asyncio.Task[None]] = set()
+        while not self.stopping.is_set():
+            worker = self._worker = self._new_worker(app)
+            run = asyncio.create_task(self._run_worker(worker), name="engine worker")
+            runs.add(run)
+            run.add_done_callback(runs.discard)
+            stopped = asyncio.create_task(worker._stop_event.wait())  # pyright: ignore[reportPrivateUsage] # It has no public sign of having stopped itself.
+            await asyncio.wait({run, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            if not self.stopping.is_set():
+                await asyncio.sleep(0.3)
+        for worker in [*self._retired, *([self._worker] if self._worker else [])]:
+            worker.shutdown_graceful_timeout = grace_s
+        if runs:
+            await asyncio.wait(runs, timeout=grace_s)
+        for run in list(runs):
+            run.cancel()
+        await asyncio.gather(*runs, return_exceptions=True)
+
+    async def _run_worker(self, worker: Worker) -> None:
+        self._retired.add(worker)
+        try:
+            await worker.run()
+        except (psycopg.Error, exceptions.ConnectorException) as error:
+            logger.warning("The job worker stopped and is started again: %s", error)
+        finally:
+            self._retired.discard(worker)
+
+    def _new_worker(self, app: App) -> Worker:
+        worker = Worker(
+            app,
+            name="handinger",
+            concurrency=self.concurrency,
+            fetch_job_polling_interval=_POLL_INTERVAL_S,
+            abort_job_polling_interval=60,
+            delete_jobs="always",
+            install_signal_handlers=False,
+            update_heartbeat_interval=_HEARTBEAT_INTERVAL_S,
+            stalled_worker_timeout=60,
+        )
+        worker._new_job_event = _Bell()  # pyright: ignore[reportPrivateUsage] # See _Bell.
+        return worker
+
+    async def _keep_rescuing(self, app: App) -> None:
+        while True:
+            try:
+                await self._rescue(app, stalled_after_s=_STALLED_AFTER_S)
+                for worker in self._retired - {self._worker}:
+                    if worker.worker_id is not None:
+                        await app.job_manager.update_heartbeat(worker.worker_id)
+                await self.sweep()
+            except Exception as error:
+                if not is_connection_error(error) and not isinstance(
+                    error, exceptions.ConnectorException
+                ):
+                    logger.exception("A rescue round failed")
+            await asyncio.sleep(_RESCUE_INTERVAL_S)
+
+    async def _rescue(self, app: App, *, stalled_after_s: float) -> None:
+        for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=stalled_after_s):
+            async with self.database.system().transaction() as sql:
+                # Two rescuers may see the same job; the row decides.
+                still = await sql.value(
+                    "SELECT id FROM procrastinate_jobs WHERE id = %(id)s AND status = 'doing'"
+                    " FOR UPDATE SKIP LOCKED",
+                    id=job.id,
+                )
+                if still is None or job.lock is None:
+                    continue
+                await sql.run(
+                    "SELECT procrastinate_finish_job_v1(%(id)s, %(status)s, true)",
+                    id=job.id,
+                    status=Status.FAILED.value,
+                )
+                await enqueue(sql.connection, job.task_name, lock=job.lock)
+            logger.warning("Rescued the job %s of %s from a dead process", job.task_name, job.lock)

@@ -1,0 +1,169 @@
+"""The configuration, read once from the environment; nothing below reads the environment itself."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from handinger.errors import ConfigurationError
+
+BudgetName = Literal["low", "standard", "high", "unlimited"]
+
+MIB = 1024 * 1024
+
+# The first provider whose key is in the environment decides the model when none is configured.
+_MODEL_BY_PROVIDER_KEY = (
+    ("ANTHROPIC_API_KEY", "anthropic:claude-sonnet-4-5"),
+    ("OPENAI_API_KEY", "openai:gpt-5"),
+    ("GEMINI_API_KEY", "google:gemini-2.5-pro"),
+    ("GOOGLE_API_KEY", "google:gemini-2.5-pro"),
+    ("MISTRAL_API_KEY", "mistral:mistral-large-latest"),
+    ("GROQ_API_KEY", "groq:llama-3.3-70b-versatile"),
+)
+
+
+class BudgetLimits(BaseModel):
+    """The caps of one budget level, for one turn; None means no cap."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    model_calls: Annotated[int | None, Field(alias="modelCalls", ge=1)] = None
+    usd: Annotated[float | None, Field(ge=0)] = None
+    seconds: Annotated[float | None, Field(gt=0)] = None
+
+
+DEFAULT_BUDGETS: Mapping[BudgetName, BudgetLimits] = {
+    "low": BudgetLimits(model_calls=4, usd=0.05, seconds=120),
+    "standard": BudgetLimits(model_calls=20, usd=0.50, seconds=15 * 60),
+    "high": BudgetLimits(model_calls=100, usd=5.00, seconds=2 * 3600),
+    "unlimited": BudgetLimits(model_calls=None, usd=None, seconds=24 * 3600),
+}
+
+
+class RateLimit(BaseModel):
+    """So many requests of one key in a window of so many seconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    requests: Annotated[int, Field(ge=1)]
+    window_s: Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """Every setting, under its `HANDINGER_` name; `docs/configuration.md` explains each."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HANDINGER_", extra="ignore", frozen=True, validate_default=True
+    )
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    data_dir: Path = Path(".handinger")
+    database_url: SecretStr | None = None
+    storage_url: str | None = None
+    model: str | None = None
+    public_url: str | None = None
+    bootstrap_api_key: SecretStr | None = None
+    budgets: dict[BudgetName, BudgetLimits] = Field(default_factory=lambda: dict(DEFAULT_BUDGETS))
+    max_concurrent_turns: Annotated[int, Field(ge=1)] = 64
+    max_waiting_turns_per_worker: Annotated[int, Field(ge=1)] = 20
+    max_queued_turns: Annotated[int, Field(ge=1)] = 10_000
+    max_attempts: Annotated[int, Field(ge=1)] = 5
+    max_json_bytes: Annotated[int, Field(ge=1024)] = 32 * MIB
+    max_metadata_bytes: Annotated[int, Field(ge=2)] = 64 * 1024
+    max_file_bytes: Annotated[int, Field(ge=1)] = 100 * MIB
+    max_workspace_bytes: Annotated[int, Field(ge=1)] = 1024 * MIB
+    max_workspace_files: Annotated[int, Field(ge=1)] = 10_000
+    model_timeout_s: Annotated[float, Field(gt=0)] = 600
+    model_retries: Annotated[int, Field(ge=0)] = 5
+    rate_limit: Annotated[RateLimit | None, NoDecode] = None
+    shutdown_grace_s: Annotated[float, Field(gt=0, le=18)] = 12
+    timezone: str = "UTC"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("rate_limit", mode="before")
+    @classmethod
+    def _read_rate_limit(cls, value: object) -> object:
+        """`100/60` means 100 requests in 60 seconds."""
+        if not isinstance(value, str):
+            return value
+        if not value:
+            return None
+        requests, slash, window_s = value.partition("/")
+        if not slash:
+            raise ValueError("must be REQUESTS/SECONDS, for example 100/60")
+        return {"requests": requests, "window_s": window_s}
+
+    @field_validator("budgets", mode="before")
+    @classmethod
+    def _keep_default_budgets(cls, value: object) -> object:
+        """What is not overridden, a level or one cap of it, keeps its default."""
+        if not isinstance(value, dict):
+            return value
+        given = cast("dict[str, object]", value)
+        merged: dict[str, object] = {}
+        for name in {**DEFAULT_BUDGETS, **given}:
+            level = given.get(name, {})
+            default = DEFAULT_BUDGETS.get(cast("BudgetName", name))
+            caps = default.model_dump(by_alias=True) if default else {}
+            merged[name] = {**caps, **level} if isinstance(level, dict) else level
+        return merged
+
+    @property
+    def model_id(self) -> str:
+        """The configured model, else what the provider keys allow, else `demo`."""
+        if self.model:
+            return self.model
+        for variable, model in _MODEL_BY_PROVIDER_KEY:
+            if os.environ.get(variable):
+                return model
+        return "demo"
+
+    @property
+    def base_url(self) -> str:
+        """Where callers reach this server, without a slash at the end."""
+        if self.public_url:
+            return self.public_url.rstrip("/")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the environment; `overrides` (such as command line flags) win.
+
+    Raises ConfigurationError, whose message names the variable.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        path = [str(part) for part in first["loc"]]
+        variable = "HANDINGER_" + path[0].upper() if path else "HANDINGER_*"
+        inside = f" (at {'.'.join(path[1:])})" if len(path) > 1 else ""
+        raise ConfigurationError(f"{variable}{inside} is not valid: {first['msg']}.") from error
+    except ValueError as error:
+        # pydantic-settings raises its own error for a variable that should hold JSON and does not.
+        raise ConfigurationError(f"The configuration cannot be read: {error}.") from error
+
+
+def describe(settings: Settings) -> list[tuple[str, str]]:
+    """Each variable with its printable value; secrets show only that they are set."""
+    rows: list[tuple[str, str]] = []
+    for name in type(settings).model_fields:
+        value: object = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            text = "(set)"
+        elif isinstance(value, dict):
+            text = settings.model_dump_json(include={name}, by_alias=True)[len(name) + 4 : -1]
+        elif name == "model" and value is None:
+            text = f"(not set: {settings.model_id})"
+        elif isinstance(value, RateLimit):
+            text = f"{value.requests}/{value.window_s}"
+        else:
+            text = "(not set)" if value is None else str(value)
+        rows.append((f"HANDINGER_{name.upper()}", text))
+    return rows

@@ -1,0 +1,1 @@
+"""The schema, the database and the blobs; nothing here knows what a worker does."""

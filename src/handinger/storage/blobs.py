@@ -1,0 +1,80 @@
+"""Immutable bytes named by their hash, in a local folder or in an object store.
+
+A key begins with its worker's id: nothing is shared between workers, so a deleted worker's bytes
+are deleted without asking who else might need them.
+"""
+
+import hashlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+import obstore
+from obstore.store import ObjectStore, from_url
+
+from handinger.errors import ConfigurationError
+from handinger.ids import WorkerId
+from handinger.settings import Settings
+
+_CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Blobs:
+    """The object store."""
+
+    store: ObjectStore
+
+    async def put(self, worker_id: WorkerId, content: bytes) -> str:
+        """Store bytes, once; returns their SHA-256 in hexadecimal."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        await obstore.put_async(self.store, _key(worker_id, sha256), content)
+        return sha256
+
+    async def read(self, worker_id: WorkerId, sha256: str) -> bytes:
+        """All the bytes. Raises FileNotFoundError."""
+        result = await obstore.get_async(self.store, _key(worker_id, sha256))
+        return bytes(await result.bytes_async())
+
+    async def stream(
+        self, worker_id: WorkerId, sha256: str, *, start: int, end: int
+    ) -> AsyncGenerator[bytes]:
+        """The bytes from `start` up to `end`, in pieces."""
+        if start >= end:
+            return
+        result = await obstore.get_async(
+            self.store, _key(worker_id, sha256), options={"range": (start, end)}
+        )
+        async for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
+            yield bytes(chunk)
+
+    async def delete_worker(self, worker_id: WorkerId) -> None:
+        """Remove everything that this worker stored."""
+        async for batch in obstore.list(self.store, prefix=f"{worker_id}/"):
+            await obstore.delete_async(self.store, [item["path"] for item in batch])
+
+    async def check(self) -> None:
+        """Prove that the store can be written and read. Raises what the store raises."""
+        await obstore.put_async(self.store, "health", b"ok")
+        result = await obstore.get_async(self.store, "health")
+        await result.bytes_async()
+
+
+def _key(worker_id: WorkerId, sha256: str) -> str:
+    return f"{worker_id}/{sha256[:2]}/{sha256}"
+
+
+def open_blobs(settings: Settings) -> Blobs:
+    """The store that the settings name; files in the data directory by default.
+
+    Raises ConfigurationError.
+    """
+    url = settings.storage_url
+    if url is None:
+        folder: Path = settings.data_dir.resolve() / "blobs"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        url = folder.as_uri()
+    try:
+        return Blobs(from_url(url))
+    except Exception as error:
+        raise ConfigurationError(f"HANDINGER_STORAGE_URL cannot be used: {error}.") from error

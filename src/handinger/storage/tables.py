@@ -1,0 +1,252 @@
+"""The whole schema of our own tables; the engine's tables are the job queue's own.
+
+Rows of a tenant carry `organization_id`, and every query on them names it (see `database.Tenant`).
+Money is in nano-dollars (1e-9 USD), so that sums are exact.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSON, JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+    }
+)
+
+
+def _id() -> Column[str]:
+    return Column("id", Text, primary_key=True)
+
+
+def _organization() -> Column[str]:
+    return Column(
+        "organization_id",
+        Text,
+        ForeignKey("organizations.id", ondelete="CASCADE"),
+        nullable=False,
+    )
+
+
+def _worker() -> Column[str]:
+    return Column("worker_id", Text, ForeignKey("workers.id", ondelete="CASCADE"), nullable=False)
+
+
+def _turn() -> Column[str]:
+    return Column("turn_id", Text, ForeignKey("turns.id", ondelete="CASCADE"), nullable=False)
+
+
+def _created_at() -> Column[object]:
+    return Column(
+        "created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")
+    )
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default=text("0"))
+
+
+def _spending() -> tuple[Column[int], ...]:
+    """What was used and what it cost; on a turn its own, on a worker that of its ended turns."""
+    return (
+        _count("steps"),
+        _count("input_tokens"),
+        _count("output_tokens"),
+        _count("reasoning_tokens"),
+        _count("cache_read_tokens"),
+        _count("cache_write_tokens"),
+        _count("model_cost_nano"),
+        _count("tool_cost_nano"),
+        _count("sandbox_cost_nano"),
+        _count("internal_cost_nano"),
+    )
+
+
+organizations = Table(
+    "organizations", metadata, _id(), Column("name", Text, nullable=False), _created_at()
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    _id(),
+    _organization(),
+    Column("name", Text, nullable=False),
+    # SHA-256 of the secret. The secret has 256 random bits, so a slow hash would add nothing.
+    Column("secret_hash", LargeBinary, nullable=False, unique=True),
+    # The last characters of the secret, so that a person can tell keys apart.
+    Column("hint", Text, nullable=False),
+    _created_at(),
+    Column("revoked_at", DateTime(timezone=True)),
+    Index(None, "organization_id"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    _id(),
+    _organization(),
+    Column("metadata", JSON, nullable=False),
+    Column("model", Text, nullable=False),
+    _created_at(),
+    _count("credits"),
+    _count("duration_ms"),
+    *_spending(),
+    Index(None, "organization_id", "id"),
+)
+
+# A worker has tasks and a task has turns; today every worker has one task.
+tasks = Table(
+    "tasks",
+    metadata,
+    _id(),
+    _organization(),
+    _worker(),
+    _created_at(),
+    Index(None, "worker_id"),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    _id(),
+    _organization(),
+    _worker(),
+    Column("task_id", Text, ForeignKey("tasks.id", ondelete="CASCADE"), nullable=False),
+    # The order of acceptance. Turns of one worker are accepted under its row's lock.
+    Column("position", BigInteger, Identity(always=True), nullable=False),
+    Column("status", Text, nullable=False),  # pending, running, completed
+    Column("source", Text, nullable=False),  # api, schedule, email, agent
+    Column("input", Text, nullable=False),
+    Column("budget", Text, nullable=False),
+    Column("model", Text),
+    # The fence: raised by each claim, named by each write.
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    # The process that executes it.
+    Column("node", Text),
+    # How many attempts died with their process; a released one did not.
+    Column("crashes", Integer, nullable=False, server_default=text("0")),
+    Column("released", Boolean, nullable=False, server_default=text("true")),
+    Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    _created_at(),
+    Column("started_at", DateTime(timezone=True)),
+    Column("ended_at", DateTime(timezone=True)),
+    Column("error", JSONB),
+    Column("incomplete_reason", Text),
+    *_spending(),
+    # How often a model call of the last attempt was repeated; orders the end of the story.
+    Column("retry", Integer, nullable=False, server_default=text("0")),
+    # Rendered when the turn ends, so that telling a long conversation costs a copy.
+    Column("output", JSON),
+    Column("assistant_message", JSON),
+    Index(None, "worker_id", "position"),
+    Index(
+        "turns_unended_idx",
+        "worker_id",
+        "position",
+        postgresql_where=text("status <> 'completed'"),
+    ),
+    Index(
+        "turns_ended_idx",
+        "worker_id",
+        "ended_at",
+        postgresql_where=text("status = 'completed'"),
+    ),
+)
+
+# The journal: the conversation as the model knows it, one row per model message.
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _organization(),
+    _worker(),
+    _turn(),
+    Column("payload", Text, nullable=False),
+    Index(None, "worker_id", "id"),
+    Index(None, "turn_id"),
+)
+
+# Started and finished tools of a turn; a finished one never runs again.
+tool_calls = Table(
+    "tool_calls",
+    metadata,
+    Column("turn_id", Text, ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True),
+    # The model call that asked for it: models reuse ids from one response to the next.
+    Column("step", Integer, primary_key=True),
+    Column("tool_call_id", Text, primary_key=True),
+    _organization(),
+    Column("tool_name", Text, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("ended_at", DateTime(timezone=True)),
+    Column("result", Text),
+)
+
+# The story of a turn as its readers are told it, see `story.Entry`.
+entries = Table(
+    "entries",
+    metadata,
+    Column("turn_id", Text, ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    _organization(),
+    Column("attempt", Integer, nullable=False),
+    Column("retry", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("data", JSON, nullable=False),
+)
+
+# The manifest of every worker's workspace; the bytes are blobs named by their hash.
+files = Table(
+    "files",
+    metadata,
+    Column("worker_id", Text, ForeignKey("workers.id", ondelete="CASCADE"), primary_key=True),
+    Column("path", Text, primary_key=True),
+    _organization(),
+    Column("sha256", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("media_type", Text, nullable=False),
+    Column("published", Boolean, nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+)
+
+# Accepted requests that a retry may join: by key for a day, by likeness for ten minutes.
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _organization(),
+    Column("key_id", Text, nullable=False),
+    Column("idempotency_key", Text),
+    # SHA-256 over method, path and body.
+    Column("fingerprint", LargeBinary, nullable=False),
+    _turn(),
+    _created_at(),
+    Column("delivered_at", DateTime(timezone=True)),
+    Index(
+        "requests_idempotency_key_idx",
+        "organization_id",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
+    Index(None, "organization_id", "fingerprint"),
+    Index(None, "created_at"),
+    Index(None, "turn_id"),
+)

@@ -1,0 +1,267 @@
+"""Accepting an instruction: one turn for it, in one transaction, however often it is sent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from psycopg.types.json import Json
+
+from handinger import engine, ids, workers
+from handinger.errors import IdempotencyKeyReused, WorkerBusy
+from handinger.ids import KeyId, OrganizationId, TurnId, WorkerId
+from handinger.settings import BudgetName, Settings
+from handinger.storage.database import Database, TenantStatements
+
+# The job that drains a worker's waiting turns; `jobs.py` binds it to the agent.
+RUN_WORKER = "run_worker"
+
+Source = Literal["api", "schedule", "email", "agent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """What a turn is to do, and with how much."""
+
+    input: str
+    budget: BudgetName
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class RequestIdentity:
+    """What makes two requests the same one."""
+
+    key_id: KeyId
+    fingerprint: bytes  # SHA-256 over method, path and body
+    idempotency_key: str | None = None
+    is_retry: bool = False  # the client says that it sends this again
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The turn that an instruction became; `joined` if an earlier request had made it already."""
+
+    worker_id: WorkerId
+    turn_id: TurnId
+    joined: bool = False
+
+
+async def create_worker(
+    database: Database,
+    settings: Settings,
+    organization_id: OrganizationId,
+    instruction: Instruction,
+    *,
+    turn_id: TurnId,
+    metadata: Mapping[str, Any],
+    request: RequestIdentity | None = None,
+) -> Accepted:
+    """A new worker with its first turn. Raises IdempotencyKeyReused."""
+    worker_id = WorkerId(ids.new("wrk"))
+    async with database.tenant(organization_id).transaction() as sql:
+        earlier = await _joined(sql, request)
+        if earlier is not None:
+            return earlier
+        await sql.run(
+            "WITH worker AS (INSERT INTO workers (id, organization_id, metadata, model)"
+            " VALUES (%(worker_id)s, %(organization_id)s, %(metadata)s, %(model)s))"
+            " INSERT INTO tasks (id, organization_id, worker_id)"
+            " VALUES (%(task_id)s, %(organization_id)s, %(worker_id)s)",
+            worker_id=worker_id,
+            metadata=Json(dict(metadata), dumps=workers.dump),
+            model=settings.model_id,
+            task_id=ids.new("tsk"),
+        )
+        await _insert_turn(sql, worker_id, turn_id, instruction, request)
+        await engine.enqueue(sql.connection, RUN_WORKER, lock=worker_id, new=True)
+    return Accepted(worker_id, turn_id)
+
+
+async def continue_worker(
+    database: Database,
+    settings: Settings,
+    organization_id: OrganizationId,
+    worker_id: WorkerId,
+    instruction: Instruction,
+    *,
+    turn_id: TurnId,
+    request: RequestIdentity | None = None,
+) -> Accepted:
+    """The next turn of a worker. Raises NotFound, WorkerBusy, IdempotencyKeyReused."""
+    async with database.tenant(organization_id).transaction() as sql:
+        earlier = await _joined(sql, request)
+        if earlier is not None:
+            return earlier
+        await lock_worker(sql, worker_id)
+        waiting = await sql.value(
+            "SELECT count(*) FROM turns WHERE organization_id = %(organization_id)s"
+            " AND worker_id = %(worker_id)s AND status = 'pending'",
+            worker_id=worker_id,
+        )
+        limit = settings.max_waiting_turns_per_worker
+        if waiting >= limit:
+            raise WorkerBusy(
+                f"{waiting} turns wait for this worker already, and {limit} may. "
+                "Wait for one to end, or cancel."
+            )
+        await _insert_turn(sql, worker_id, turn_id, instruction, request)
+        await engine.enqueue(sql.connection, RUN_WORKER, lock=worker_id)
+    return Accepted(worker_id, turn_id)
+
+
+async def lock_worker(sql: TenantStatements, worker_id: WorkerId) -> None:
+    """Hold the worker's row until the transaction ends. Raises NotFound.
+
+    Accepting, claiming and cancelling take this lock, so that a job which looks for the next turn
+    cannot miss one that is just being accepted.
+    """
+    found = await sql.value(
+        "SELECT 1 FROM workers WHERE organization_id = %(organization_id)s AND id = %(id)s"
+        " FOR UPDATE",
+        id=worker_id,
+    )
+    if found is None:
+        raise workers.not_found(worker_id)
+
+
+async def _insert_turn(
+    sql: TenantStatements,
+    worker_id: WorkerId,
+    turn_id: TurnId,
+    instruction: Instruction,
+    request: RequestIdentity | None,
+) -> None:
+    await sql.run(
+        "INSERT INTO turns"
+        " (id, organization_id, worker_id, task_id, status, source, input, budget)"
+        " SELECT %(turn_id)s, %(organization_id)s, %(worker_id)s, id, 'pending', %(source)s,"
+        " %(input)s, %(budget)s FROM tasks"
+        " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s",
+        turn_id=turn_id,
+        worker_id=worker_id,
+        source=instruction.source,
+        input=instruction.input,
+        budget=instruction.budget,
+    )
+    if request is None:
+        return
+    await sql.run(
+        "INSERT INTO requests (organization_id, key_id, idempotency_key, fingerprint, turn_id)"
+        " VALUES (%(organization_id)s, %(key_id)s, %(idempotency_key)s, %(fingerprint)s,"
+        " %(turn_id)s)",
+        key_id=request.key_id,
+        idempotency_key=request.idempotency_key,
+        fingerprint=request.fingerprint,
+        turn_id=turn_id,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    worker_id: WorkerId
+    turn_id: TurnId
+    fingerprint: bytes
+
+
+async def _joined(sql: TenantStatements, request: RequestIdentity | None) -> Accepted | None:
+    """The turn of an earlier request that this one repeats."""
+    if request is None:
+        return None
+    # The same request may arrive twice at the same time; the second must see the first's turn.
+    await sql.run(
+        "SELECT pg_advisory_xact_lock(hashtextextended(%(organization_id)s || %(identity)s, 1))",
+        identity=request.idempotency_key or request.fingerprint.hex(),
+    )
+    if request.idempotency_key is not None:
+        return await _joined_by_key(sql, request)
+    if not request.is_retry:
+        return None
+    earlier = await sql.first(
+        _Earlier,
+        "SELECT t.worker_id, r.turn_id, r.fingerprint FROM requests r"
+        " JOIN turns t ON t.id = r.turn_id"
+        " WHERE r.organization_id = %(organization_id)s AND r.fingerprint = %(fingerprint)s"
+        " AND r.idempotency_key IS NULL AND r.delivered_at IS NULL"
+        " AND r.created_at > now() - interval '10 minutes'"
+        " ORDER BY r.id DESC LIMIT 1",
+        fingerprint=request.fingerprint,
+    )
+    return Accepted(earlier.worker_id, earlier.turn_id, joined=True) if earlier else None
+
+
+async def _joined_by_key(sql: TenantStatements, request: RequestIdentity) -> Accepted | None:
+    await sql.run(
+        "DELETE FROM requests WHERE organization_id = %(organization_id)s"
+        " AND idempotency_key = %(key)s AND created_at <= now() - interval '24 hours'",
+        key=request.idempotency_key,
+    )
+    earlier = await sql.first(
+        _Earlier,
+        "SELECT t.worker_id, r.turn_id, r.fingerprint FROM requests r"
+        " JOIN turns t ON t.id = r.turn_id"
+        " WHERE r.organization_id = %(organization_id)s AND r.idempotency_key = %(key)s",
+        key=request.idempotency_key,
+    )
+    if earlier is None:
+        return None
+    if earlier.fingerprint != request.fingerprint:
+        raise IdempotencyKeyReused(
+            "This Idempotency-Key was used with another request in the last 24 hours; "
+            "send a new key with a new request."
+        )
+    return Accepted(earlier.worker_id, earlier.turn_id, joined=True)
+
+
+async def note_delivery(
+    database: Database, organization_id: OrganizationId, accepted: Accepted
+) -> None:
+    """The answer went out in full, so that a later request like it is a new one."""
+    async with database.tenant(organization_id).transaction() as sql:
+        # Losing this in a crash of PostgreSQL only lets a retry join; it is not worth a disk sync.
+        await sql.connection.execute("SET LOCAL synchronous_commit = off")
+        await sql.run(
+            "UPDATE requests SET delivered_at = now()"
+            " WHERE organization_id = %(organization_id)s AND turn_id = %(turn_id)s"
+            " AND delivered_at IS NULL",
+            turn_id=accepted.turn_id,
+        )
+
+
+async def forget_old_requests(database: Database) -> None:
+    """Remove what no retry can join any more."""
+    async with database.system().statements() as sql:
+        await sql.run("DELETE FROM requests WHERE created_at <= now() - interval '24 hours'")
+
+
+async def requeue_orphans(database: Database) -> None:
+    """Enqueue every worker that has turns and no job, whatever lost it."""
+    async with database.system().statements() as sql:
+        orphans = await sql.all(
+            _Orphan,
+            "SELECT DISTINCT t.worker_id FROM turns t WHERE t.status <> 'completed'"
+            " AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs j WHERE j.lock = t.worker_id"
+            " AND j.status IN ('todo', 'doing')) LIMIT 1000",
+        )
+    for orphan in orphans:
+        async with database.system().transaction() as sql:
+            await engine.enqueue(sql.connection, RUN_WORKER, lock=orphan.worker_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Orphan:
+    worker_id: WorkerId
+
+
+__all__ = [
+    "RUN_WORKER",
+    "Accepted",
+    "Instruction",
+    "RequestIdentity",
+    "Source",
+    "continue_worker",
+    "create_worker",
+    "forget_old_requests",
+    "lock_worker",
+    "note_delivery",
+    "requeue_orphans",
+]

@@ -1,0 +1,418 @@
+"""Executing a turn durably: claim it, journal each step in one fenced transaction, end it.
+
+Every write of an execution names the attempt that it belongs to. When another process has claimed
+the turn since, nothing is written and Superseded is raised.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, cast
+
+from psycopg.types.json import Json, Jsonb
+
+from handinger import files, live, story, workers
+from handinger.budgets import Spending
+from handinger.errors import Superseded
+from handinger.ids import OrganizationId, TurnId, WorkerId
+from handinger.settings import BudgetName
+from handinger.storage.database import Database, Tenant, TenantStatements
+from handinger.story import Entry, Event, Story
+
+ErrorCode = Literal["model_error", "timeout", "budget_too_small", "internal_error"]
+IncompleteReason = Literal["budget_exhausted", "max_output_tokens", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a turn ended: well, cut short, or failed."""
+
+    error_code: ErrorCode | None = None
+    error_message: str = ""
+    incomplete_reason: IncompleteReason | None = None
+
+    def error_json(self) -> dict[str, str] | None:
+        """The wire's `error`."""
+        if self.error_code is None:
+            return None
+        return {"code": self.error_code, "message": self.error_message}
+
+
+COMPLETED = Ending()
+CANCELLED = Ending(incomplete_reason="cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedTurn:
+    """A turn that this process executes, as it stood when it was claimed."""
+
+    id: TurnId
+    organization_id: OrganizationId
+    worker_id: WorkerId
+    input: str
+    budget: BudgetName
+    source: str
+    attempt: int
+    crashes: int  # attempts that died with their process
+    cancel_requested: bool
+    created_at: datetime
+    started_at: datetime  # of the first attempt
+    spending: Spending
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRecord:
+    """A tool call of this turn, as the journal has it."""
+
+    step: int
+    tool_call_id: str
+    tool_name: str
+    result: str | None  # JSON; None while it is not known to have finished
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one step adds to the journal; all of it is stored, or nothing."""
+
+    messages: Sequence[str] = ()  # model messages, as JSON
+    started_tools: Sequence[ToolRecord] = ()
+    finished_tools: Sequence[ToolRecord] = ()
+    file_changes: Sequence[files.Change] = ()
+    spending: Spending = field(default_factory=Spending)
+    ending: Ending | None = None
+
+
+async def claim(
+    database: Database, worker_id: WorkerId, *, node: str, model: str
+) -> ClaimedTurn | None:
+    """The worker's oldest turn that has not ended, now this process's; None if there is none.
+
+    A turn that another process neither ended nor released has seen that process die.
+    """
+    async with database.system().transaction() as sql:
+        # See `accept.lock_worker`. The look must come after the lock, in a statement of its own.
+        await sql.run("SELECT 1 FROM workers WHERE id = %(id)s FOR UPDATE", id=worker_id)
+        row = await sql.first(
+            _ClaimRow,
+            "UPDATE turns SET status = 'running', attempt = attempt + 1, model = %(model)s,"
+            " crashes = crashes + (status = 'running' AND NOT released"
+            " AND node IS DISTINCT FROM %(node)s)::int,"
+            " released = false, node = %(node)s,"
+            " started_at = coalesce(started_at, %(now)s)"
+            " WHERE id = (SELECT id FROM turns WHERE worker_id = %(worker_id)s"
+            " AND status <> 'completed' ORDER BY position LIMIT 1)"
+            " RETURNING id, organization_id, worker_id, input, budget, source, attempt, crashes,"
+            " cancel_requested, created_at, started_at,"
+            " ARRAY[steps, input_tokens, output_tokens, reasoning_tokens, cache_read_tokens,"
+            " cache_write_tokens, model_cost_nano, tool_cost_nano, sandbox_cost_nano,"
+            " internal_cost_nano] AS spent",
+            worker_id=worker_id,
+            node=node,
+            model=model,
+            now=datetime.now(UTC),
+        )
+    return row.turn() if row else None
+
+
+@dataclass(frozen=True, slots=True)
+class _ClaimRow:
+    id: TurnId
+    organization_id: OrganizationId
+    worker_id: WorkerId
+    input: str
+    budget: BudgetName
+    source: str
+    attempt: int
+    crashes: int
+    cancel_requested: bool
+    created_at: datetime
+    started_at: datetime
+    spent: list[int]
+
+    def turn(self) -> ClaimedTurn:
+        return ClaimedTurn(
+            id=self.id,
+            organization_id=self.organization_id,
+            worker_id=self.worker_id,
+            input=self.input,
+            budget=self.budget,
+            source=self.source,
+            attempt=self.attempt,
+            crashes=self.crashes,
+            cancel_requested=self.cancel_requested,
+            created_at=self.created_at,
+            started_at=self.started_at,
+            spending=Spending(*self.spent),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """One model message of the conversation."""
+
+    id: int
+    turn_id: TurnId
+    payload: str
+
+
+async def load_messages(tenant: Tenant, worker_id: WorkerId, *, after: int) -> list[StoredMessage]:
+    """The conversation from a message on, oldest first."""
+    async with tenant.statements() as sql:
+        return await sql.all(
+            StoredMessage,
+            "SELECT id, turn_id, payload FROM messages"
+            " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s"
+            " AND id > %(after)s ORDER BY id",
+            worker_id=worker_id,
+            after=after,
+        )
+
+
+async def load_tools(tenant: Tenant, turn_id: TurnId) -> list[ToolRecord]:
+    """Every tool call that this turn has started."""
+    async with tenant.statements() as sql:
+        return await sql.all(
+            ToolRecord,
+            "SELECT step, tool_call_id, tool_name, result FROM tool_calls"
+            " WHERE organization_id = %(organization_id)s AND turn_id = %(turn_id)s",
+            turn_id=turn_id,
+        )
+
+
+class Journal:
+    """The only writer of one attempt at one turn."""
+
+    def __init__(self, database: Database, turn: ClaimedTurn, told: Story) -> None:
+        self.turn = turn
+        self.story = told
+        self.spending = turn.spending
+        self.cancel_requested = turn.cancel_requested
+        self.last_message_id = 0
+        self._tenant = database.tenant(turn.organization_id)
+
+    async def write(self, record: Record) -> None:
+        """Store a step, with all that the story told of it. Raises Superseded."""
+        spending = self.spending + record.spending
+        entries = self.story.uncommitted()
+        first = self.story.committed
+        async with self._tenant.transaction() as sql:
+            await self._fence(sql, record.spending)
+            if entries:
+                await self._insert_entries(sql, first, entries)
+            if record.messages:
+                self.last_message_id = await self._insert_messages(sql, record.messages)
+            if record.started_tools:
+                await self._insert_tools(sql, record.started_tools)
+            for tool in record.finished_tools:
+                await self._finish_tool(sql, tool)
+            for change in record.file_changes:
+                await files.apply(sql, self.turn.worker_id, change)
+            if record.ending is not None:
+                await self._end(sql, record.ending, spending)
+        self.spending = spending
+        self.story.commit(first + len(entries))
+        if record.ending is not None:
+            tell_ending(self.story, record.ending)
+
+    async def release(self) -> None:
+        """Give the turn back as it is; whoever claims it next goes on. Not a crash."""
+        async with self._tenant.statements() as sql:
+            await sql.run(
+                "UPDATE turns SET released = true WHERE organization_id = %(organization_id)s"
+                " AND id = %(id)s AND attempt = %(attempt)s AND status = 'running'",
+                id=self.turn.id,
+                attempt=self.turn.attempt,
+            )
+
+    async def _fence(self, sql: TenantStatements, spending: Spending) -> None:
+        cancel_requested = await sql.value(
+            "UPDATE turns SET steps = steps + %(steps)s,"
+            " input_tokens = input_tokens + %(input_tokens)s,"
+            " output_tokens = output_tokens + %(output_tokens)s,"
+            " reasoning_tokens = reasoning_tokens + %(reasoning_tokens)s,"
+            " cache_read_tokens = cache_read_tokens + %(cache_read_tokens)s,"
+            " cache_write_tokens = cache_write_tokens + %(cache_write_tokens)s,"
+            " model_cost_nano = model_cost_nano + %(model_cost_nano)s,"
+            " tool_cost_nano = tool_cost_nano + %(tool_cost_nano)s,"
+            " sandbox_cost_nano = sandbox_cost_nano + %(sandbox_cost_nano)s,"
+            " internal_cost_nano = internal_cost_nano + %(internal_cost_nano)s"
+            " WHERE organization_id = %(organization_id)s AND id = %(id)s"
+            " AND attempt = %(attempt)s AND status = 'running' RETURNING cancel_requested",
+            id=self.turn.id,
+            attempt=self.turn.attempt,
+            **spending.columns(),
+        )
+        if cancel_requested is None:
+            raise Superseded(f"Turn {self.turn.id} is no longer executed by this attempt.")
+        self.cancel_requested = cast(bool, cancel_requested)
+
+    async def _insert_entries(
+        self, sql: TenantStatements, first: int, entries: Sequence[Entry]
+    ) -> None:
+        await sql.run(
+            "INSERT INTO entries"
+            " (organization_id, turn_id, number, attempt, retry, kind, text, data)"
+            " SELECT %(organization_id)s, %(turn_id)s, row.*"
+            " FROM unnest(%(numbers)s::int[], %(attempts)s::int[], %(retries)s::int[],"
+            " %(kinds)s::text[], %(texts)s::text[], %(data)s::json[]) row",
+            turn_id=self.turn.id,
+            numbers=list(range(first, first + len(entries))),
+            attempts=[entry.take.attempt for entry in entries],
+            retries=[entry.take.retry for entry in entries],
+            kinds=[entry.kind.value for entry in entries],
+            texts=[entry.text for entry in entries],
+            data=[Json(entry.data, dumps=workers.dump) for entry in entries],
+        )
+
+    async def _insert_messages(self, sql: TenantStatements, payloads: Sequence[str]) -> int:
+        return await sql.value(
+            "WITH inserted AS ("
+            "INSERT INTO messages (organization_id, worker_id, turn_id, payload)"
+            " SELECT %(organization_id)s, %(worker_id)s, %(turn_id)s, payload"
+            " FROM unnest(%(payloads)s::text[]) WITH ORDINALITY AS row(payload, n) ORDER BY n"
+            " RETURNING id) SELECT max(id) FROM inserted",
+            worker_id=self.turn.worker_id,
+            turn_id=self.turn.id,
+            payloads=list(payloads),
+        )
+
+    async def _insert_tools(self, sql: TenantStatements, tools: Sequence[ToolRecord]) -> None:
+        await sql.run(
+            "INSERT INTO tool_calls (organization_id, turn_id, step, tool_call_id, tool_name)"
+            " SELECT %(organization_id)s, %(turn_id)s, row.*"
+            " FROM unnest(%(steps)s::int[], %(calls)s::text[], %(names)s::text[]) row",
+            turn_id=self.turn.id,
+            steps=[tool.step for tool in tools],
+            calls=[tool.tool_call_id for tool in tools],
+            names=[tool.tool_name for tool in tools],
+        )
+
+    async def _finish_tool(self, sql: TenantStatements, tool: ToolRecord) -> None:
+        await sql.run(
+            "UPDATE tool_calls SET ended_at = now(), result = %(result)s"
+            " WHERE organization_id = %(organization_id)s AND turn_id = %(turn_id)s"
+            " AND step = %(step)s AND tool_call_id = %(call)s",
+            turn_id=self.turn.id,
+            step=tool.step,
+            call=tool.tool_call_id,
+            result=tool.result,
+        )
+
+    async def _end(self, sql: TenantStatements, ending: Ending, spending: Spending) -> None:
+        turn = self.turn
+        await end_turn(
+            sql,
+            EndedTurn(
+                id=turn.id,
+                worker_id=turn.worker_id,
+                source=turn.source,
+                created_at=turn.created_at,
+                started_at=turn.started_at,
+                spending=spending,
+            ),
+            ending,
+            entries=self.story.entries,
+            retry=self.story.take.retry + 1,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EndedTurn:
+    """What has to be known of a turn to end it, executed or not."""
+
+    id: TurnId
+    worker_id: WorkerId
+    source: str
+    created_at: datetime
+    started_at: datetime | None
+    spending: Spending
+
+
+async def end_turn(
+    sql: TenantStatements,
+    turn: EndedTurn,
+    ending: Ending,
+    *,
+    entries: Sequence[Entry],
+    retry: int,
+) -> None:
+    """Complete a turn in the caller's transaction: its answer, its worker's sums, the notice."""
+    now = datetime.now(UTC)
+    duration_ms = 0
+    if turn.started_at is not None:
+        duration_ms = max(0, int((now - turn.started_at).total_seconds() * 1000))
+    message = workers.assistant_message(
+        turn.id,
+        entries,
+        {
+            **workers.message_metadata(turn.worker_id, turn.id, turn.source, turn.created_at),
+            "usage": turn.spending.usage_json(
+                credits=turn.spending.credits, duration_ms=duration_ms
+            ),
+            "costs": turn.spending.costs_json(),
+        },
+    )
+    error = ending.error_json()
+    await sql.run(
+        "WITH ended AS (UPDATE turns SET status = 'completed', ended_at = %(now)s,"
+        " error = %(error)s, incomplete_reason = %(reason)s, retry = %(retry)s,"
+        " output = %(output)s, assistant_message = %(message)s"
+        " WHERE organization_id = %(organization_id)s AND id = %(id)s)"
+        " UPDATE workers SET credits = credits + %(credits)s,"
+        " duration_ms = duration_ms + %(duration_ms)s, steps = steps + %(steps)s,"
+        " input_tokens = input_tokens + %(input_tokens)s,"
+        " output_tokens = output_tokens + %(output_tokens)s,"
+        " reasoning_tokens = reasoning_tokens + %(reasoning_tokens)s,"
+        " cache_read_tokens = cache_read_tokens + %(cache_read_tokens)s,"
+        " cache_write_tokens = cache_write_tokens + %(cache_write_tokens)s,"
+        " model_cost_nano = model_cost_nano + %(model_cost_nano)s,"
+        " tool_cost_nano = tool_cost_nano + %(tool_cost_nano)s,"
+        " sandbox_cost_nano = sandbox_cost_nano + %(sandbox_cost_nano)s,"
+        " internal_cost_nano = internal_cost_nano + %(internal_cost_nano)s"
+        " WHERE organization_id = %(organization_id)s AND id = %(worker_id)s",
+        id=turn.id,
+        worker_id=turn.worker_id,
+        now=now,
+        error=Jsonb(error) if error else None,
+        reason=ending.incomplete_reason,
+        retry=retry,
+        output=Json(story.outputs(story.message_id(turn.id), entries), dumps=workers.dump),
+        message=Json(message, dumps=workers.dump),
+        credits=turn.spending.credits,
+        duration_ms=duration_ms,
+        **turn.spending.columns(),
+    )
+    await live.announce_end(sql.connection, [turn.id])
+
+
+def tell_ending(told: Story, ending: Ending) -> None:
+    """Add the story's last two entries; they are implied by the ended turn, never stored."""
+    told.begin(story.Take(told.take.attempt, told.take.retry + 1))
+    told.tell(story.Kind.WORKER)
+    told.tell(story.Kind.END, data=_terminal_event(ending))
+    told.commit()
+    told.ended = True
+
+
+def _terminal_event(ending: Ending) -> Event:
+    if ending.error_code is not None:
+        return {"type": "error", "errorText": ending.error_message}
+    if ending.incomplete_reason == "cancelled":
+        return {"type": "abort"}
+    return {"type": "finish"}
+
+
+def opening(
+    turn_id: TurnId, worker_id: WorkerId, *, input: str, source: str, created_at: datetime
+) -> list[Entry]:
+    """The two entries that every story begins with; they are implied by the accepted turn."""
+    metadata: dict[str, Any] = workers.message_metadata(worker_id, turn_id, source, created_at)
+    message = workers.user_message(turn_id, input, metadata)
+    start = {
+        "messageId": story.message_id(turn_id),
+        "messageMetadata": {"workerId": worker_id, "turnId": turn_id},
+    }
+    return [
+        Entry(story.Kind.USER, story.BEFORE_ANY_TAKE, data=message),
+        Entry(story.Kind.START, story.BEFORE_ANY_TAKE, data=start),
+    ]

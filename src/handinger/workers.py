@@ -1,0 +1,329 @@
+"""A worker as it is seen: its status, its latest output, its conversation, its files, its cost."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from handinger import engine, files, story
+from handinger.budgets import Spending
+from handinger.errors import NotFound
+from handinger.ids import OrganizationId, TurnId, WorkerId
+from handinger.settings import Settings
+from handinger.storage.blobs import Blobs
+from handinger.storage.database import Database, TenantStatements
+from handinger.story import Entry, Event, Kind, Take
+
+Status = Literal["pending", "running", "completed"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """Everything that the wire's `Worker` says, at one moment."""
+
+    id: WorkerId
+    created_at: datetime
+    status: Status
+    metadata: dict[str, Any]
+    error: dict[str, str] | None
+    incomplete_reason: str | None
+    output: Sequence[Event]
+    messages: Sequence[str]  # UI messages as JSON texts, oldest first
+    files: Sequence[files.File]
+    spending: Spending
+    credits: int
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _WorkerRow:
+    id: WorkerId
+    created_at: datetime
+    metadata: dict[str, Any]
+    model: str
+    credits: int
+    duration_ms: int
+    spending: list[int]
+    live_spending: list[int]
+    any_running: bool
+    any_waiting: bool
+    running_since: datetime | None
+    turn_id: TurnId | None
+    turn_status: Status | None
+    error: dict[str, str] | None
+    incomplete_reason: str | None
+    output: list[Event] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _TurnRow:
+    id: TurnId
+    status: Status
+    source: str
+    input: str
+    created_at: datetime
+    assistant_message: str | None
+
+
+_SELECT = """
+SELECT w.id, w.created_at, w.metadata, w.model, w.credits, w.duration_ms,
+    ARRAY[w.steps, w.input_tokens, w.output_tokens, w.reasoning_tokens, w.cache_read_tokens,
+        w.cache_write_tokens, w.model_cost_nano, w.tool_cost_nano, w.sandbox_cost_nano,
+        w.internal_cost_nano] AS spending,
+    unended.*, latest.*
+FROM workers w
+CROSS JOIN LATERAL (
+    SELECT coalesce(bool_or(t.status = 'running'), false) AS any_running,
+        coalesce(bool_or(t.status = 'pending'), false) AS any_waiting,
+        min(t.started_at) AS running_since,
+        ARRAY[coalesce(sum(t.steps), 0), coalesce(sum(t.input_tokens), 0),
+            coalesce(sum(t.output_tokens), 0), coalesce(sum(t.reasoning_tokens), 0),
+            coalesce(sum(t.cache_read_tokens), 0), coalesce(sum(t.cache_write_tokens), 0),
+            coalesce(sum(t.model_cost_nano), 0), coalesce(sum(t.tool_cost_nano), 0),
+            coalesce(sum(t.sandbox_cost_nano), 0),
+            coalesce(sum(t.internal_cost_nano), 0)]::bigint[] AS live_spending
+    FROM turns t
+    WHERE t.organization_id = %(organization_id)s AND t.worker_id = w.id
+        AND t.status <> 'completed'
+) unended
+LEFT JOIN LATERAL (
+    SELECT t.id AS turn_id, t.status AS turn_status, t.error, t.incomplete_reason, t.output
+    FROM turns t
+    WHERE t.organization_id = %(organization_id)s AND t.worker_id = w.id
+        AND CASE WHEN %(turn_id)s::text IS NULL THEN t.status <> 'pending'
+            ELSE t.id = %(turn_id)s END
+    ORDER BY t.status = 'running' DESC, t.ended_at DESC NULLS LAST, t.position DESC LIMIT 1
+) latest ON true
+"""
+
+
+async def view(
+    database: Database,
+    organization_id: OrganizationId,
+    worker_id: WorkerId,
+    *,
+    turn_id: TurnId | None = None,
+    with_messages: bool = True,
+) -> WorkerView:
+    """The worker as of now; with a turn's id, output and errors are that turn's.
+
+    Raises NotFound.
+    """
+    async with database.tenant(organization_id).snapshot() as sql:
+        row = await sql.first(
+            _WorkerRow,
+            _SELECT + " WHERE w.organization_id = %(organization_id)s AND w.id = %(worker_id)s",
+            worker_id=worker_id,
+            turn_id=turn_id,
+        )
+        if row is None:
+            raise not_found(worker_id)
+        return await _complete(sql, row, with_messages=with_messages)
+
+
+async def page(
+    database: Database,
+    organization_id: OrganizationId,
+    *,
+    limit: int,
+    before: str | None,
+    status: Status | None,
+) -> list[WorkerView]:
+    """Workers without their messages, newest first; `before` is the last id of the page before."""
+    async with database.tenant(organization_id).snapshot() as sql:
+        rows = await sql.all(
+            _WorkerRow,
+            _SELECT + " WHERE w.organization_id = %(organization_id)s"
+            " AND (%(before)s::text IS NULL OR w.id < %(before)s)"
+            " AND (%(status)s::text IS NULL OR %(status)s = CASE WHEN unended.any_running"
+            " THEN 'running' WHEN unended.any_waiting THEN 'pending' ELSE 'completed' END)"
+            " ORDER BY w.id DESC LIMIT %(limit)s",
+            turn_id=None,
+            before=before,
+            status=status,
+            limit=limit,
+        )
+        return [await _complete(sql, row, with_messages=False) for row in rows]
+
+
+async def _complete(sql: TenantStatements, row: _WorkerRow, *, with_messages: bool) -> WorkerView:
+    running_entries: list[Entry] = []
+    if row.any_running:
+        running_entries = await _entries_of_running_turn(sql, row.id)
+    output = row.output or []
+    if row.turn_id and row.turn_status == "running":
+        output = story.outputs(story.message_id(row.turn_id), running_entries)
+    live_ms = 0
+    if row.running_since is not None:
+        live_ms = max(0, int((datetime.now(UTC) - row.running_since).total_seconds() * 1000))
+    live = Spending(*row.live_spending)
+    return WorkerView(
+        id=row.id,
+        created_at=row.created_at,
+        status="running" if row.any_running else "pending" if row.any_waiting else "completed",
+        metadata={**row.metadata, "model": row.model},
+        error=row.error,
+        incomplete_reason=row.incomplete_reason,
+        output=output,
+        messages=await _messages(sql, row.id, running_entries) if with_messages else [],
+        files=await _published(sql, row.id),
+        spending=Spending(*row.spending) + live,
+        credits=row.credits + live.credits,
+        duration_ms=row.duration_ms + live_ms,
+    )
+
+
+async def _messages(
+    sql: TenantStatements, worker_id: WorkerId, running_entries: Sequence[Entry]
+) -> list[str]:
+    turns = await sql.all(
+        _TurnRow,
+        "SELECT id, status, source, input, created_at, assistant_message::text FROM turns"
+        " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s"
+        " ORDER BY position",
+        worker_id=worker_id,
+    )
+    messages: list[str] = []
+    for turn in turns:
+        metadata = message_metadata(worker_id, turn.id, turn.source, turn.created_at)
+        messages.append(dump(user_message(turn.id, turn.input, metadata)))
+        if turn.assistant_message is not None:
+            messages.append(turn.assistant_message)
+        elif turn.status == "running":
+            messages.append(dump(assistant_message(turn.id, running_entries, metadata)))
+    return messages
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow:
+    """A stored entry of a story."""
+
+    number: int
+    attempt: int
+    retry: int
+    kind: str
+    text: str
+    data: dict[str, Any]
+
+    def entry(self) -> Entry:
+        """The entry it holds."""
+        return Entry(
+            Kind(self.kind), Take(self.attempt, self.retry), text=self.text, data=self.data
+        )
+
+
+async def _entries_of_running_turn(sql: TenantStatements, worker_id: WorkerId) -> list[Entry]:
+    rows = await sql.all(
+        EntryRow,
+        "SELECT e.number, e.attempt, e.retry, e.kind, e.text, e.data"
+        " FROM turns t JOIN entries e ON e.turn_id = t.id"
+        " WHERE t.organization_id = %(organization_id)s AND t.worker_id = %(worker_id)s"
+        " AND t.status = 'running' ORDER BY e.number",
+        worker_id=worker_id,
+    )
+    return [row.entry() for row in rows]
+
+
+async def _published(sql: TenantStatements, worker_id: WorkerId) -> list[files.File]:
+    return await sql.all(
+        files.File,
+        "SELECT path, sha256, size, media_type, published, updated_at FROM files"
+        " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s"
+        " AND published ORDER BY path",
+        worker_id=worker_id,
+    )
+
+
+async def delete(
+    database: Database, blobs: Blobs, organization_id: OrganizationId, worker_id: WorkerId
+) -> None:
+    """Remove the worker's rows, jobs and bytes. Its turns must have ended. Raises NotFound."""
+    async with database.tenant(organization_id).transaction() as sql:
+        # Every table of a worker's hangs on this row.
+        deleted = await sql.run(
+            "DELETE FROM workers WHERE organization_id = %(organization_id)s AND id = %(id)s",
+            id=worker_id,
+        )
+        if not deleted:
+            raise not_found(worker_id)
+        await engine.drop_waiting(sql.connection, lock=worker_id)
+    await blobs.delete_worker(worker_id)
+
+
+def not_found(worker_id: str) -> NotFound:
+    """The same words for a worker that never was and for another organization's."""
+    return NotFound(f"There is no worker {worker_id[:80]!r}.")
+
+
+def user_message(turn_id: TurnId, text: str, metadata: Event) -> Event:
+    """The instruction as a UI message."""
+    return {
+        "id": story.user_message_id(turn_id),
+        "role": "user",
+        "parts": [{"type": "text", "text": text}],
+        "metadata": metadata,
+    }
+
+
+def assistant_message(turn_id: TurnId, entries: Sequence[Entry], metadata: Event) -> Event:
+    """What the agent did, as a UI message."""
+    return {
+        "id": story.message_id(turn_id),
+        "role": "assistant",
+        "parts": story.message_parts(entries),
+        "metadata": metadata,
+    }
+
+
+def message_metadata(
+    worker_id: WorkerId, turn_id: TurnId, source: str, created_at: datetime
+) -> Event:
+    """What every message of a turn says about it."""
+    return {
+        "workerId": worker_id,
+        "turnId": turn_id,
+        "source": source,
+        "createdAt": iso(created_at),
+    }
+
+
+def iso(moment: datetime) -> str:
+    """The wire's times: ISO 8601, UTC, milliseconds, `Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def dump(value: object) -> str:
+    """Compact JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def wire(worker: WorkerView, settings: Settings) -> str:
+    """The wire's `Worker` as JSON. Messages are spliced in as they are stored."""
+    incomplete = {"reason": worker.incomplete_reason} if worker.incomplete_reason else None
+    head = {
+        "id": worker.id,
+        "object": "worker",
+        "created_at": int(worker.created_at.timestamp()),
+        "status": worker.status,
+        "running": worker.status != "completed",
+        "error": worker.error,
+        "incomplete_details": incomplete,
+        "output": worker.output,
+        "output_text": story.output_text(worker.output),
+        "files": [
+            {
+                "filename": file.path,
+                "mediaType": file.media_type,
+                "url": files.url(settings, worker.id, file.path),
+                "size": file.size,
+            }
+            for file in worker.files
+        ],
+        "sources": [],
+        "metadata": worker.metadata,
+        "costs": worker.spending.costs_json(),
+        "usage": worker.spending.usage_json(credits=worker.credits, duration_ms=worker.duration_ms),
+        "url": f"{settings.base_url}/workers/{worker.id}",
+    }
+    return f'{dump(head)[:-1]},"messages":[{",".join(worker.messages)}]}}'
