@@ -135,6 +135,14 @@ class RateLimited(RequestError):
     status = 429
     default_code = "rate_limited"
 
+    def __init__(
+        self, message: str, *, retry_after_s: int, limit: int, window_s: int, remaining: int
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.limit = limit
+        self.window_s = window_s
+        self.remaining = remaining
+
 
 class Unavailable(RequestError):
     """The server is shutting down, or its queue is full; try again later."""

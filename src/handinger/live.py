@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import psycopg
 
@@ -68,10 +68,8 @@ class LiveTurn:
             await self.wait()
 
 
-class Refresh(Protocol):
-    """Bring a story up to what the database has of it."""
-
-    def __call__(self, story: Story) -> Awaitable[None]: ...
+Refresh = Callable[[Story], Awaitable[None]]
+"""Brings a story up to what the database has of it."""
 
 
 @dataclass(slots=True)

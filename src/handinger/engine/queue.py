@@ -149,6 +149,11 @@ class Engine:
         if self._worker is not None:
             self._worker.stop()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether jobs are taken."""
+        return self._worker is not None and self._worker.worker_id is not None
+
     def _app(self) -> App:
         app = App(connector=PsycopgConnector())
         for name, handler in self.handlers.items():

@@ -666,13 +666,13 @@ class _Cluster:
         if not _listens(self.socket):
             return False
         try:
-            connection = psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=5)
-        except psycopg.OperationalError:
-            return False
-        try:
-            with connection:
+            url = self.url("postgres")
+            with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
                 self._check_and_complete(connection)
         except psycopg.Error as error:
+            # No code: it refused or ended the connection. Class 57: it starts, or somebody ends it.
+            if error.sqlstate is None or error.sqlstate.startswith("57"):
+                return False
             raise EmbeddedPostgresError(
                 f"The PostgreSQL in {self.folder} cannot be used: {str(error).strip()}"
             ) from error

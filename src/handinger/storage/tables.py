@@ -162,6 +162,7 @@ turns = Table(
         "position",
         postgresql_where=text("status <> 'completed'"),
     ),
+    Index("turns_waiting_idx", "id", postgresql_where=text("status = 'pending'")),
     Index(
         "turns_ended_idx",
         "worker_id",

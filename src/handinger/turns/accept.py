@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from psycopg.types.json import Json
@@ -28,6 +29,21 @@ class Instruction:
 
 
 @dataclass(frozen=True, slots=True)
+class NewTurn:
+    """A turn as it will be once its instruction is accepted."""
+
+    id: TurnId
+    worker_id: WorkerId
+    created_at: datetime
+    instruction: Instruction
+
+    @classmethod
+    def of(cls, worker_id: WorkerId, instruction: Instruction) -> "NewTurn":
+        """With a fresh id."""
+        return cls(TurnId(ids.new("trn")), worker_id, datetime.now(UTC), instruction)
+
+
+@dataclass(frozen=True, slots=True)
 class RequestIdentity:
     """What makes two requests the same one."""
 
@@ -50,14 +66,12 @@ async def create_worker(
     database: Database,
     settings: Settings,
     organization_id: OrganizationId,
-    instruction: Instruction,
+    turn: NewTurn,
     *,
-    turn_id: TurnId,
     metadata: Mapping[str, Any],
     request: RequestIdentity | None = None,
 ) -> Accepted:
     """A new worker with its first turn. Raises IdempotencyKeyReused."""
-    worker_id = WorkerId(ids.new("wrk"))
     async with database.tenant(organization_id).transaction() as sql:
         earlier = await _joined(sql, request)
         if earlier is not None:
@@ -67,24 +81,22 @@ async def create_worker(
             " VALUES (%(worker_id)s, %(organization_id)s, %(metadata)s, %(model)s))"
             " INSERT INTO tasks (id, organization_id, worker_id)"
             " VALUES (%(task_id)s, %(organization_id)s, %(worker_id)s)",
-            worker_id=worker_id,
+            worker_id=turn.worker_id,
             metadata=Json(dict(metadata), dumps=workers.dump),
             model=settings.model_id,
             task_id=ids.new("tsk"),
         )
-        await _insert_turn(sql, worker_id, turn_id, instruction, request)
-        await engine.enqueue(sql.connection, RUN_WORKER, lock=worker_id, new=True)
-    return Accepted(worker_id, turn_id)
+        await _insert_turn(sql, turn, request)
+        await engine.enqueue(sql.connection, RUN_WORKER, lock=turn.worker_id, new=True)
+    return Accepted(turn.worker_id, turn.id)
 
 
 async def continue_worker(
     database: Database,
     settings: Settings,
     organization_id: OrganizationId,
-    worker_id: WorkerId,
-    instruction: Instruction,
+    turn: NewTurn,
     *,
-    turn_id: TurnId,
     request: RequestIdentity | None = None,
 ) -> Accepted:
     """The next turn of a worker. Raises NotFound, WorkerBusy, IdempotencyKeyReused."""
@@ -92,11 +104,11 @@ async def continue_worker(
         earlier = await _joined(sql, request)
         if earlier is not None:
             return earlier
-        await lock_worker(sql, worker_id)
+        await lock_worker(sql, turn.worker_id)
         waiting = await sql.value(
             "SELECT count(*) FROM turns WHERE organization_id = %(organization_id)s"
             " AND worker_id = %(worker_id)s AND status = 'pending'",
-            worker_id=worker_id,
+            worker_id=turn.worker_id,
         )
         limit = settings.max_waiting_turns_per_worker
         if waiting >= limit:
@@ -104,9 +116,9 @@ async def continue_worker(
                 f"{waiting} turns wait for this worker already, and {limit} may. "
                 "Wait for one to end, or cancel."
             )
-        await _insert_turn(sql, worker_id, turn_id, instruction, request)
-        await engine.enqueue(sql.connection, RUN_WORKER, lock=worker_id)
-    return Accepted(worker_id, turn_id)
+        await _insert_turn(sql, turn, request)
+        await engine.enqueue(sql.connection, RUN_WORKER, lock=turn.worker_id)
+    return Accepted(turn.worker_id, turn.id)
 
 
 async def lock_worker(sql: TenantStatements, worker_id: WorkerId) -> None:
@@ -125,23 +137,20 @@ async def lock_worker(sql: TenantStatements, worker_id: WorkerId) -> None:
 
 
 async def _insert_turn(
-    sql: TenantStatements,
-    worker_id: WorkerId,
-    turn_id: TurnId,
-    instruction: Instruction,
-    request: RequestIdentity | None,
+    sql: TenantStatements, turn: NewTurn, request: RequestIdentity | None
 ) -> None:
     await sql.run(
-        "INSERT INTO turns"
-        " (id, organization_id, worker_id, task_id, status, source, input, budget)"
+        "INSERT INTO turns (id, organization_id, worker_id, task_id, status, source, input,"
+        " budget, created_at)"
         " SELECT %(turn_id)s, %(organization_id)s, %(worker_id)s, id, 'pending', %(source)s,"
-        " %(input)s, %(budget)s FROM tasks"
+        " %(input)s, %(budget)s, %(created_at)s FROM tasks"
         " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s",
-        turn_id=turn_id,
-        worker_id=worker_id,
-        source=instruction.source,
-        input=instruction.input,
-        budget=instruction.budget,
+        turn_id=turn.id,
+        worker_id=turn.worker_id,
+        source=turn.instruction.source,
+        input=turn.instruction.input,
+        budget=turn.instruction.budget,
+        created_at=turn.created_at,
     )
     if request is None:
         return
@@ -152,7 +161,7 @@ async def _insert_turn(
         key_id=request.key_id,
         idempotency_key=request.idempotency_key,
         fingerprint=request.fingerprint,
-        turn_id=turn_id,
+        turn_id=turn.id,
     )
 
 
@@ -225,43 +234,3 @@ async def note_delivery(
             " AND delivered_at IS NULL",
             turn_id=accepted.turn_id,
         )
-
-
-async def forget_old_requests(database: Database) -> None:
-    """Remove what no retry can join any more."""
-    async with database.system().statements() as sql:
-        await sql.run("DELETE FROM requests WHERE created_at <= now() - interval '24 hours'")
-
-
-async def requeue_orphans(database: Database) -> None:
-    """Enqueue every worker that has turns and no job, whatever lost it."""
-    async with database.system().statements() as sql:
-        orphans = await sql.all(
-            _Orphan,
-            "SELECT DISTINCT t.worker_id FROM turns t WHERE t.status <> 'completed'"
-            " AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs j WHERE j.lock = t.worker_id"
-            " AND j.status IN ('todo', 'doing')) LIMIT 1000",
-        )
-    for orphan in orphans:
-        async with database.system().transaction() as sql:
-            await engine.enqueue(sql.connection, RUN_WORKER, lock=orphan.worker_id)
-
-
-@dataclass(frozen=True, slots=True)
-class _Orphan:
-    worker_id: WorkerId
-
-
-__all__ = [
-    "RUN_WORKER",
-    "Accepted",
-    "Instruction",
-    "RequestIdentity",
-    "Source",
-    "continue_worker",
-    "create_worker",
-    "forget_old_requests",
-    "lock_worker",
-    "note_delivery",
-    "requeue_orphans",
-]

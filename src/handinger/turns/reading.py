@@ -137,6 +137,7 @@ class Telling:
     error: dict[str, str] | None
     incomplete_reason: str | None
     assistant_message: str | None
+    entry_count: int  # how many entries of its story are stored
 
     def story(self) -> Story:
         """Its story as far as the turn alone implies it."""
@@ -158,7 +159,8 @@ async def tellings(
         turns = await sql.all(
             Telling,
             "SELECT id, worker_id, status, source, input, created_at, attempt, retry, error,"
-            " incomplete_reason, assistant_message::text FROM turns"
+            " incomplete_reason, assistant_message::text,"
+            " (SELECT count(*) FROM entries WHERE turn_id = turns.id) AS entry_count FROM turns"
             " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s"
             " ORDER BY position",
             worker_id=worker_id,

@@ -1,0 +1,223 @@
+"""Cuts an instruction into clauses, each of which begins with a word that says what to do."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal
+
+from handinger.agent.demo import spans
+
+MAX_CLAUSES = 40
+
+_DAYS = r"(?:mon|tues|wednes|thurs|fri|satur|sun)days?"
+_COUNT = r"(?:\d{1,9}|an?|one|two|three|four|five|six|ten|fifteen|twenty|thirty|half an)"
+# The first family whose words fit wins. A family names a builder in `plan`.
+_FAMILIES = {
+    "recall": (
+        r"what (?:did|have) i|what was my|what do you (?:know|remember)|who am i|how am i called"
+        r"|(?:what|who)(?:'s| is| are) my(?! (?:workspace|files?|schedules?))|do you remember|tell me my"
+    ),
+    "fact": (
+        r"my (?:[\w'-]{1,40} ){1,4}?(?:is|are)|call me|i am called|i'm called|remember|note that"
+        r"|keep in mind"
+    ),
+    "help": (
+        r"help(?: me)?|what can you do|what do you (?:do|understand)|who are you|what are you"
+        r"|(?:tell me )?what you can do|introduce yourself|how do you work"
+    ),
+    "greeting": r"hello|hi|hey|good (?:morning|afternoon|evening|day)|thanks|thank you|cheers",
+    "schedule": (
+        r"remind(?: me)?|schedule|set up (?:a|an) (?:schedule|reminder)|every|each (?=\w+day|hour|minute|week|month|\d)"
+        r"|hourly|daily|weekly|monthly|tomorrow|tonight|on weekdays|at \d{1,2}(?:[:.]\d\d)? ?(?:am|pm)?(?=[ ,])"
+        rf"|(?:on|next) {_DAYS}|(?:in|after) {_COUNT} (?:second|minute|hour|day|week)s?"
+    ),
+    "summarise": (
+        r"summari[sz]e|sum up|(?:a )?(?:short )?summary|(?:an )?outline|(?:the )?(?:key|main) points|tl;?dr"
+        r"|recap|condense|shorten"
+    ),
+    "compute": (
+        r"compute|calculate|evaluate|work out|solve|add up|add|subtract|multiply|divide"
+        r"|(?:the )?(?:sum|total|totals|average|mean|median|product)"
+    ),
+    "search": r"search|look up|google|research|find out|find",
+    "ask": r"what(?:'s| is| are| does| do)|how much|how many|which",
+    "write": r"write|save|store|create|make|put|record|draft|produce",
+    "fetch": r"fetch|download|visit|browse|load|crawl|retrieve|get",
+    "read": r"read|show(?: me)?|open|display|cat|print|view|look at",
+    "list": r"list|ls|enumerate",
+    "publish": r"publish|share",
+    "run": r"run|execute",
+    "mail": r"e-?mail|mail|send|reply to",
+    "cancel": r"cancel|unschedule|stop|drop",
+    "give": r"give(?: me)?|tell(?: me)?|prepare|provide|let me know",
+    "other": (
+        r"translate|explain|rewrite|rephrase|paraphrase|compare|draw|paint|generate|design|fix|refactor"
+        r"|implement|improve|review|analy[sz]e|recommend|suggest|brainstorm|classify|extract|plan|edit"
+        r"|delete|remove|rename|move|copy|upload|install|append|convert|book|buy|order|build|deploy"
+        r"|check|monitor|watch|do|why|how|who|when|where|can you|could you|would you"
+    ),
+}
+_VERB = re.compile(
+    r"(?<![\w/.@-])(?:"
+    + "|".join(f"(?P<{family}>{words})" for family, words in _FAMILIES.items())
+    + r")(?=[\s:,]|[.!?;](?:\s|$)|$)",
+    re.IGNORECASE,
+)
+_LINK = re.compile(
+    r"(?:^|(?<=[\s,(:;.!?-]))(?P<word>and|then|also|finally|next|afterwards?|after that|please|kindly|now"
+    r"|just|first|firstly|second|secondly|third|lastly|so|ok|okay|(?:can|could|would|will) you|you to"
+    r"|like to|want to|need to|let's|to me|you (?:can|should|must)|use (?:the )?\S{1,40}(?: tool)? to)[\s,]*$",
+    re.IGNORECASE,
+)
+_THEN = frozenset(
+    {
+        "then",
+        "finally",
+        "next",
+        "after that",
+        "afterwards",
+        "afterward",
+        "second",
+        "secondly",
+        "third",
+        "lastly",
+    }
+)
+_SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
+# What follows one of these is text to hand on, not a request.
+_LITERAL = re.compile(
+    r"\b(?:with (?:the )?(?:following )?(?:text|contents?|words|message|body)|that (?:says|reads|contains)"
+    r"|saying|containing|which says|(?<=@)says)\b:?\s*",
+    re.IGNORECASE,
+)
+_ABOUT_RESULT = re.compile(
+    r"(?:publish|share|write|save|mail|send|read|show|run)\w* (?:it|them|that)\b", re.I
+)
+_WINDOW_CHARACTERS = 80
+_HEAD_CHARACTERS = 4_000
+_MAX_VERBS = 2_000
+
+Opening = Literal["sentence", "then", "and"]
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """`head` is the request, `literal` the text that it hands on unquoted; both stand in `text`."""
+
+    family: str
+    verb: str
+    text: str
+    opening: Opening
+    start: int
+    end: int
+
+    @property
+    def head(self) -> str:
+        marker = _LITERAL.search(spans.mask(self.text[:_HEAD_CHARACTERS]))
+        return self.text[: marker.start()] if marker else self.text[:_HEAD_CHARACTERS]
+
+    @property
+    def literal(self) -> str | None:
+        marker = _LITERAL.search(spans.mask(self.text[:_HEAD_CHARACTERS]))
+        return self.text[marker.end() :].strip() if marker else None
+
+    @property
+    def object(self) -> str:
+        """What follows the verb, ahead of handed-on text."""
+        return self.head[len(self.verb) :].strip(" :,\n\t")
+
+
+def find(instruction: str) -> list[Clause]:
+    """The clauses in order, without what stands between sentences that ask nothing."""
+    masked = spans.mask(instruction)
+    found: list[tuple[re.Match[str], Opening, int]] = []
+    for verb in islice(_VERB.finditer(masked), _MAX_VERBS):
+        opening = _opening(masked, verb.start())
+        if opening is None or (verb.lastgroup == "greeting" and opening[0] != "sentence"):
+            continue
+        if found and found[-1][0].start() >= opening[1]:
+            found.pop()  # "Can you summarise": the first words only link the second.
+        found.append((verb, *opening))
+        if len(found) == MAX_CLAUSES:
+            break
+    ends = [link for _, _, link in found[1:]] + [len(instruction)]
+    clauses = [
+        Clause(
+            family=verb.lastgroup or "other",
+            verb=verb.group(),
+            text=instruction[verb.start() : end].rstrip(" ,\n\t"),
+            opening=opening,
+            start=verb.start(),
+            end=end,
+        )
+        for (verb, opening, _), end in zip(found, ends, strict=False)
+    ]
+    return [_ended(clause) for clause in _joined(clauses, instruction)]
+
+
+def absorb(clause: Clause, following: Sequence[Clause], instruction: str) -> tuple[Clause, int]:
+    """The clause with all that belongs to its sentence up to a `then`, and how many clauses that were."""
+    count = 0
+    for other in following:
+        if other.opening != "and" or "\n" in instruction[clause.end : other.start]:
+            break
+        clause = replace(clause, text=instruction[clause.start : other.end].rstrip(), end=other.end)
+        count += 1
+    return _ended(clause), count
+
+
+def _opening(masked: str, start: int) -> tuple[Opening, int] | None:
+    """How the word at `start` opens a clause, and where the words that link it begin; or None."""
+    begin = max(0, start - _WINDOW_CHARACTERS)
+    window = masked[begin:start]
+    words: set[str] = set()
+    rest = window.rstrip()
+    while link := _LINK.search(rest):
+        words.add(link["word"].lower())
+        rest = rest[: link.start()].rstrip()
+    between = window[len(rest) :]
+    place = begin + len(rest)
+    if words & _THEN:
+        return "then", place
+    if (not rest and begin == 0) or "\n" in between or rest.endswith((".", "!", "?", ";")):
+        return "sentence", place
+    if words or rest.endswith((",", ":", "(", "-", "*", "•", ")")):
+        return "and", place
+    return None
+
+
+def _joined(clauses: Sequence[Clause], instruction: str) -> list[Clause]:
+    """A clause that hands text on unquoted takes what follows on its line, up to a `then`."""
+    joined: list[Clause] = []
+    for clause in clauses:
+        last = joined[-1] if joined else None
+        if last and _hands_on(last) and _continues(clause, last, instruction):
+            text = instruction[last.start : clause.end].rstrip(" ,\n\t")
+            joined[-1] = replace(last, text=text, end=clause.end)
+        else:
+            joined.append(clause)
+    return joined
+
+
+def _hands_on(clause: Clause) -> bool:
+    literal = clause.literal
+    if clause.family not in ("write", "mail", "fact") or literal is None:
+        return False
+    return bool(literal) and spans.unquoted(literal) == literal.strip()
+
+
+def _continues(clause: Clause, last: Clause, instruction: str) -> bool:
+    if clause.opening == "then" or "\n" in instruction[last.start : clause.start]:
+        return False
+    return not _ABOUT_RESULT.match(clause.text)
+
+
+def _ended(clause: Clause) -> Clause:
+    """Cut at the end of the sentence, or of the line if text is handed on."""
+    masked = spans.mask(clause.text)
+    if _hands_on(clause):
+        end = masked.find("\n")
+        return replace(clause, text=clause.text if end < 0 else clause.text[:end].rstrip())
+    stop = _SENTENCE_END.search(masked)
+    return replace(clause, text=clause.text[: stop.start()]) if stop else clause

@@ -1,0 +1,201 @@
+"""What every route needs: the process's services, the caller, and a body that was checked."""
+
+import asyncio
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NoReturn, TypeVar, cast
+
+from fastapi import Depends, Request
+from limits import RateLimitItemPerSecond
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import MovingWindowRateLimiter
+from pydantic import BaseModel, ValidationError
+
+from handinger import ids, keys, workers
+from handinger.errors import (
+    BodyTooLarge,
+    Detail,
+    InvalidInput,
+    MalformedRequest,
+    RateLimited,
+    UnsupportedMediaType,
+)
+from handinger.ids import TurnId, WorkerId
+from handinger.keys import Caller
+from handinger.live import Hub
+from handinger.settings import RateLimit, Settings
+from handinger.storage.blobs import Blobs
+from handinger.storage.database import Database
+from handinger.turns import reading
+from handinger.turns.accept import RequestIdentity
+
+Body = TypeVar("Body", bound=BaseModel)
+
+# A client that sends too much is heard out this far, so that it reads our answer and not a reset.
+_DISCARD_FACTOR = 4
+
+
+class RateLimiter:
+    """A moving window per key, in this process."""
+
+    def __init__(self, limit: RateLimit) -> None:
+        self._limit = limit
+        self._item = RateLimitItemPerSecond(limit.requests, limit.window_s)
+        self._strategy = MovingWindowRateLimiter(MemoryStorage())
+
+    async def require(self, caller: Caller) -> None:
+        """Count one request. Raises RateLimited."""
+        if await self._strategy.hit(self._item, caller.key_id):
+            return
+        window = await self._strategy.get_window_stats(self._item, caller.key_id)
+        wait_s = max(1, math.ceil(window.reset_time - time.time()))
+        raise RateLimited(
+            f"This key may send {self._limit.requests} requests in {self._limit.window_s} s; "
+            f"try again in {wait_s} s.",
+            retry_after_s=wait_s,
+            limit=self._limit.requests,
+            window_s=self._limit.window_s,
+            remaining=window.remaining,
+        )
+
+
+@dataclass(slots=True)
+class Services:
+    """What the routes share, once per process."""
+
+    settings: Settings
+    database: Database
+    blobs: Blobs
+    hub: Hub
+    engine_runs: Callable[[], bool]
+    queue_is_full: Callable[[], bool]
+    rate_limiter: RateLimiter | None
+    # Set when the server shuts down: no new work, and open answers end.
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def services(request: Request) -> Services:
+    """This process's services."""
+    return cast(Services, request.app.state.services)
+
+
+async def authenticated(request: Request) -> Caller:
+    """Whose request this is. Raises Unauthorized, RateLimited."""
+    own = services(request)
+    caller = await keys.authenticate(own.database, request.headers.get("authorization"))
+    if own.rate_limiter is not None:
+        await own.rate_limiter.require(caller)
+    return caller
+
+
+ServicesDep = Annotated[Services, Depends(services)]
+CallerDep = Annotated[Caller, Depends(authenticated)]
+
+
+def worker_id(workerId: str) -> WorkerId:  # The wire's name.
+    """The path's worker id. Raises NotFound for what can be none."""
+    if not ids.is_valid("wrk", workerId):
+        raise workers.not_found(workerId)
+    return WorkerId(workerId)
+
+
+def turn_id(turnId: str) -> TurnId:  # The wire's name.
+    """The path's turn id. Raises NotFound for what can be none."""
+    if not ids.is_valid("trn", turnId):
+        raise reading.not_found(turnId)
+    return TurnId(turnId)
+
+
+WorkerIdDep = Annotated[WorkerId, Depends(worker_id)]
+TurnIdDep = Annotated[TurnId, Depends(turn_id)]
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body. Raises BodyTooLarge."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= limit:
+            chunks.append(chunk)
+        elif size > limit * _DISCARD_FACTOR:
+            break
+    if size > limit:
+        raise BodyTooLarge(f"The body is larger than {limit} bytes (HANDINGER_MAX_JSON_BYTES).")
+    return b"".join(chunks)
+
+
+async def read_json(request: Request, model: type[Body]) -> tuple[Body, dict[str, Any]]:
+    """The body, checked, and as it was sent. An empty body is an empty object.
+
+    Raises UnsupportedMediaType, BodyTooLarge, MalformedRequest, InvalidInput.
+    """
+    content_type = request.headers.get("content-type", "application/json").split(";")[0].strip()
+    if content_type != "application/json" and not content_type.endswith("+json"):
+        raise UnsupportedMediaType(
+            f"This endpoint reads JSON, not {content_type[:80]}; "
+            "send Content-Type: application/json."
+        )
+    raw = await read_body(request, services(request).settings.max_json_bytes)
+    sent: object = _parse(raw) if raw.strip() else {}
+    if not isinstance(sent, dict):
+        raise InvalidInput("The body must be a JSON object.")
+    try:
+        return model.model_validate(sent), cast("dict[str, Any]", sent)
+    except ValidationError as error:
+        raise _invalid(error) from error
+
+
+def _parse(raw: bytes) -> object:
+    try:
+        return json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise MalformedRequest(
+            f"The body is not UTF-8 (at byte {error.start}).", code="malformed_json"
+        ) from error
+    except RecursionError as error:
+        raise MalformedRequest("The body's JSON is nested too deeply.") from error
+    except ValueError as error:
+        raise MalformedRequest(f"The body is not valid JSON: {error}.") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _invalid(error: ValidationError) -> InvalidInput:
+    details = tuple(
+        Detail(path=item["loc"], message=item["msg"].removeprefix("Value error, "))
+        for item in error.errors(include_url=False, include_input=False, include_context=False)
+    )
+    first = details[0]
+    where = ".".join(str(part) for part in first.path) or "body"
+    return InvalidInput(f"The value of {where} is not valid: {first.message}.", details=details)
+
+
+def request_identity(request: Request, caller: Caller, sent: dict[str, Any]) -> RequestIdentity:
+    """What makes this request the same as another. Raises InvalidInput for a bad key."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 1 <= len(key) <= 255:
+        raise InvalidInput("The Idempotency-Key must have 1 to 255 characters.")
+    canonical = json.dumps(sent, sort_keys=True, separators=(",", ":"))
+    text = f"{request.method}\n{request.url.path}\n{canonical}"
+    retries = request.headers.get("x-stainless-retry-count", "")
+    return RequestIdentity(
+        key_id=caller.key_id,
+        fingerprint=hashlib.sha256(text.encode()).digest(),
+        idempotency_key=key,
+        is_retry=retries.isdecimal() and int(retries) > 0,
+    )
+
+
+def body_schema(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
+    """How OpenAPI describes a body that a route reads itself."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    content = {"application/json": {"schema": schema}}
+    return {"requestBody": {"required": required, "content": content}}

@@ -1,0 +1,61 @@
+"""`/healthz` and `/readyz`: for whoever watches the server; no key needed."""
+
+import asyncio
+
+import psycopg
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from handinger.api.deps import Services, ServicesDep
+from handinger.api.models import Health
+
+router = APIRouter(tags=["health"])
+
+_TIMEOUT_S = 5.0
+
+
+@router.get("/healthz", operation_id="health", summary="Is it alive?", response_model=Health)
+async def health() -> Health:
+    """It answers, so it serves."""
+    return Health(status="ok", problems={})
+
+
+@router.get(
+    "/readyz",
+    operation_id="ready",
+    summary="Can it work?",
+    response_model=Health,
+    responses={503: {"model": Health}},
+)
+async def ready(services: ServicesDep) -> Response:
+    """Whether database, engine and storage answer."""
+    problems = {
+        name: problem
+        for name, problem in (
+            ("database", await _database_problem(services)),
+            ("engine", None if services.engine_runs() else "is not running"),
+            ("storage", await _storage_problem(services)),
+            ("server", "is shutting down" if services.draining.is_set() else None),
+        )
+        if problem is not None
+    }
+    state = Health(status="unavailable" if problems else "ok", problems=problems)
+    return JSONResponse(state.model_dump(), 503 if problems else 200)
+
+
+async def _database_problem(services: Services) -> str | None:
+    try:
+        async with asyncio.timeout(_TIMEOUT_S), services.database.system().statements() as sql:
+            await sql.value("SELECT 1")
+    except (psycopg.Error, TimeoutError) as error:
+        return f"does not answer: {type(error).__name__}"
+    return None
+
+
+async def _storage_problem(services: Services) -> str | None:
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            await services.blobs.check()
+    except Exception as error:  # Each kind of store raises its own.
+        return f"does not answer: {type(error).__name__}"
+    return None

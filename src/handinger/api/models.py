@@ -1,0 +1,276 @@
+"""What goes over the wire, described: requests are checked by these, answers are tested by them."""
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, field_validator
+
+from handinger.settings import BudgetName
+
+MAX_INPUT_CHARACTERS = 100_000
+MAX_METADATA_DEPTH = 32
+
+Input = Annotated[
+    str,
+    Field(
+        description="The instruction; 1 to 100,000 characters after trimming.",
+        examples=["Write a haiku about durable queues to haiku.md."],
+    ),
+]
+Budget = Annotated[
+    BudgetName, Field(description="A hard cap on calls, money and time of this turn.")
+]
+Stream = Annotated[
+    StrictBool, Field(description="Answer with server-sent events of this turn instead of JSON.")
+]
+
+
+class WorkerContinue(BaseModel):
+    """The next instruction of a worker."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    input: Input
+    budget: Budget = "standard"
+    stream: Stream = False
+
+    @field_validator("input", mode="after")
+    @classmethod
+    def _trim(cls, value: str) -> str:
+        text = value.strip()
+        if not text:
+            raise ValueError("must not be empty")
+        if len(text) > MAX_INPUT_CHARACTERS:
+            raise ValueError(f"has {len(text)} characters; {MAX_INPUT_CHARACTERS} may be sent")
+        if "\0" in text:
+            raise ValueError("must not contain NUL characters")
+        return text
+
+
+class WorkerCreate(WorkerContinue):
+    """A new worker's first instruction."""
+
+    metadata: Annotated[
+        dict[str, JsonValue],
+        Field(description="Kept with the worker and given back with it.", examples=[{"team": "a"}]),
+    ] = Field(default_factory=dict)
+
+    @field_validator("metadata", mode="after")
+    @classmethod
+    def _storable(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for leaf, depth in _leaves(value):
+            if depth > MAX_METADATA_DEPTH:
+                raise ValueError(f"is nested deeper than {MAX_METADATA_DEPTH} levels")
+            if isinstance(leaf, float) and not math.isfinite(leaf):
+                raise ValueError("has a number that is too large")
+            if isinstance(leaf, str):
+                _require_storable_text(leaf)
+        return value
+
+
+def _leaves(root: JsonValue) -> Iterator[tuple[JsonValue, int]]:
+    """Every key and every value that holds no other, with its depth."""
+    waiting: list[tuple[JsonValue, int]] = [(root, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > MAX_METADATA_DEPTH:
+            yield None, depth
+            return
+        if isinstance(value, dict):
+            for key, item in value.items():
+                yield key, depth
+                waiting.append((item, depth + 1))
+        elif isinstance(value, list):
+            waiting.extend((item, depth + 1) for item in value)
+        else:
+            yield value, depth
+
+
+def _require_storable_text(text: str) -> None:
+    if "\0" in text:
+        raise ValueError("must not contain NUL characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("must not contain lone surrogates") from error
+
+
+class WorkerCancel(BaseModel):
+    """Which turns to stop."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    turnId: Annotated[  # The wire's name.
+        str | None, Field(description="Stop only this turn; without it, all that run or wait.")
+    ] = None
+
+
+class ErrorDetail(BaseModel):
+    """One invalid value."""
+
+    path: Annotated[list[str | int], Field(description="Where it stands in the request.")]
+    message: Annotated[str, Field(description="What is wrong with it.")]
+
+
+class Error(BaseModel):
+    """Every error's answer."""
+
+    error: Annotated[str, Field(description="One sentence: what was wrong and what to do.")]
+    code: Annotated[str, Field(description="For programs.", examples=["not_found"])]
+    details: Annotated[list[ErrorDetail] | None, Field(description="For validation errors.")] = None
+
+
+class TurnError(BaseModel):
+    """Why a turn failed."""
+
+    code: Literal["model_error", "timeout", "budget_too_small", "internal_error"]
+    message: Annotated[str, Field(description="For people.")]
+
+
+class IncompleteDetails(BaseModel):
+    """Why an answer is cut short."""
+
+    reason: Literal["budget_exhausted", "max_output_tokens", "cancelled"]
+
+
+class OutputText(BaseModel):
+    """A text."""
+
+    type: Literal["output_text"]
+    text: str
+
+
+class OutputItem(BaseModel):
+    """The text of one model response."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    status: Literal["completed"]
+    content: list[OutputText]
+
+
+class WorkerFile(BaseModel):
+    """A published file."""
+
+    filename: Annotated[str | None, Field(description="Its path in the workspace.")]
+    mediaType: Annotated[str, Field(description="As it is served.")]
+    url: Annotated[str, Field(description="Where its bytes are.")]
+    size: Annotated[int, Field(ge=0, description="Bytes.")]
+
+
+class Source(BaseModel):
+    """A page that the worker used."""
+
+    id: str
+    type: Literal["url"]
+    url: str
+    title: str | None
+
+
+class Costs(BaseModel):
+    """In USD."""
+
+    modelCostUsd: Annotated[float, Field(ge=0, description="The agent's own model calls.")]
+    toolCostUsd: Annotated[float, Field(ge=0, description="Paid tools.")]
+    sandboxCostUsd: Annotated[float, Field(ge=0, description="Compute time of commands.")]
+    internalCostUsd: Annotated[
+        float, Field(ge=0, description="Model calls that the platform makes for itself.")
+    ]
+
+
+class Usage(BaseModel):
+    """Tokens, steps, money and time."""
+
+    inputTokens: Annotated[int, Field(ge=0)]
+    outputTokens: Annotated[int, Field(ge=0)]
+    reasoningTokens: Annotated[int, Field(ge=0)]
+    cacheReadTokens: Annotated[int, Field(ge=0)]
+    cacheWriteTokens: Annotated[int, Field(ge=0)]
+    totalTokens: Annotated[int, Field(ge=0, description="Input and output.")]
+    steps: Annotated[int, Field(ge=0, description="Model calls.")]
+    costUsd: Annotated[float, Field(ge=0, description="The sum of the costs.")]
+    credits: Annotated[int, Field(ge=0, description="Of 0.01 USD, rounded up per turn.")]
+    durationMs: Annotated[int, Field(ge=0, description="Time in which turns ran.")]
+
+
+class UIMessage(BaseModel):
+    """A message in the Vercel AI SDK's form."""
+
+    id: str
+    role: Literal["user", "assistant"]
+    parts: list[dict[str, Any]]
+    metadata: dict[str, Any] | None = None
+
+
+WorkerStatus = Literal["pending", "running", "completed"]
+
+
+class Worker(BaseModel):
+    """An agent with a conversation and a workspace of files."""
+
+    id: Annotated[str, Field(examples=["wrk_0198c2f4a3b27d10a1b2c3d4e5f60718"])]
+    object: Literal["worker"]
+    created_at: Annotated[int | None, Field(description="Unix seconds.")]
+    status: Annotated[WorkerStatus, Field(description="Of the worker, not of one turn.")]
+    running: Annotated[bool, Field(description="Whether a turn runs or waits.")]
+    error: Annotated[TurnError | None, Field(description="Why the latest turn failed.")]
+    incomplete_details: Annotated[
+        IncompleteDetails | None, Field(description="Why the latest answer is cut short.")
+    ]
+    output: Annotated[list[OutputItem], Field(description="Of the latest turn.")]
+    output_text: Annotated[str, Field(description="The output's texts, joined by a blank line.")]
+    messages: Annotated[list[UIMessage], Field(description="The whole conversation.")]
+    files: Annotated[list[WorkerFile], Field(description="What the worker published.")]
+    sources: Annotated[list[Source], Field(description="Pages it used, each once.")]
+    metadata: Annotated[dict[str, Any], Field(description="As given, and `model`.")]
+    costs: Annotated[Costs | None, Field(description="Of the worker's whole life.")] = None
+    usage: Annotated[Usage | None, Field(description="Of the worker's whole life.")] = None
+    url: Annotated[str, Field(description="Where a person sees this worker.")]
+
+
+class WorkerPage(BaseModel):
+    """Workers, newest first."""
+
+    workers: Annotated[list[Worker], Field(description="Without their messages.")]
+    nextCursor: Annotated[str | None, Field(description="Pass it as `cursor`.")]
+
+
+class Turn(BaseModel):
+    """One instruction and everything that the agent does about it."""
+
+    id: str
+    workerId: str
+    status: WorkerStatus
+    source: Literal["api", "schedule", "email", "agent"]
+    input: str
+    budget: BudgetName
+    output_text: str
+    error: TurnError | None
+    incomplete_details: IncompleteDetails | None
+    costs: Costs
+    usage: Usage
+    createdAt: Annotated[str, Field(description="ISO 8601, UTC.")]
+    startedAt: str | None
+    endedAt: str | None
+
+
+class TurnPage(BaseModel):
+    """Turns of a worker, newest first."""
+
+    turns: list[Turn]
+    nextCursor: Annotated[str | None, Field(description="Pass it as `cursor`.")]
+
+
+class Deleted(BaseModel):
+    """It is gone."""
+
+    deleted: Literal[True]
+
+
+class Health(BaseModel):
+    """Whether the server can do its work."""
+
+    status: Literal["ok", "unavailable"]
+    problems: Annotated[dict[str, str], Field(description="What does not answer, and why.")]

@@ -1,0 +1,304 @@
+"""`/api/workers`: create, continue, watch, cancel, delete."""
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from starlette.responses import Response
+
+from handinger import ids, workers
+from handinger.api import answers, sse
+from handinger.api.deps import (
+    CallerDep,
+    ServicesDep,
+    WorkerIdDep,
+    body_schema,
+    read_json,
+    request_identity,
+)
+from handinger.api.models import (
+    Deleted,
+    Error,
+    Worker,
+    WorkerCancel,
+    WorkerContinue,
+    WorkerCreate,
+    WorkerPage,
+    WorkerStatus,
+)
+from handinger.errors import InvalidInput
+from handinger.ids import OrganizationId, TurnId, WorkerId
+from handinger.story import Place
+from handinger.turns import accept, cancelling, reading
+from handinger.turns.accept import Instruction, NewTurn
+
+router = APIRouter(prefix="/api/workers", tags=["workers"])
+
+Messages = Annotated[
+    bool, Query(description="False leaves the conversation out, for long ones.", alias="messages")
+]
+LastEventId = Annotated[
+    str | None, Header(description="Go on after this event.", alias="Last-Event-ID")
+]
+
+_STREAM = {
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "description": "The worker; or, with streaming, events of the AI SDK's UI message stream.",
+}
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Error} for status in (401, *statuses, 429, 503)}
+
+
+@router.post(
+    "",
+    operation_id="createWorker",
+    summary="Create a worker and run its first turn",
+    response_model=Worker,
+    responses={
+        200: _STREAM,
+        202: {"model": Worker, "description": "With `Prefer: respond-async`."},
+        **_errors(400, 413, 415, 422),
+    },
+    openapi_extra=body_schema(WorkerCreate),
+)
+async def create_worker(
+    request: Request, services: ServicesDep, caller: CallerDep, messages: Messages = True
+) -> Response:
+    """Answers when the turn ends, or streams it. The turn goes on if the client hangs up."""
+    body, sent = await read_json(request, WorkerCreate)
+    size = len(workers.dump(body.metadata).encode())
+    limit = services.settings.max_metadata_bytes
+    if size > limit:
+        raise InvalidInput(f"The metadata has {size} bytes; {limit} may be sent.")
+    instruction = Instruction(input=body.input, budget=body.budget, source="api")
+    turn = NewTurn.of(WorkerId(ids.new("wrk")), instruction)
+    identity = request_identity(request, caller, sent)
+    return await answers.run_turn(
+        request,
+        services,
+        caller.organization_id,
+        turn=turn,
+        stream=body.stream,
+        with_messages=messages,
+        accepting=lambda: accept.create_worker(
+            services.database,
+            services.settings,
+            caller.organization_id,
+            turn,
+            metadata=body.metadata,
+            request=identity,
+        ),
+    )
+
+
+@router.get(
+    "",
+    operation_id="listWorkers",
+    summary="List workers",
+    response_model=WorkerPage,
+    responses=_errors(422),
+)
+async def list_workers(
+    services: ServicesDep,
+    caller: CallerDep,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(description="`nextCursor` of the page before.")] = None,
+    status: Annotated[WorkerStatus | None, Query(description="Only these.")] = None,
+) -> Response:
+    """Newest first, without their messages."""
+    found = await workers.page(
+        services.database,
+        caller.organization_id,
+        limit=limit + 1,
+        before=read_cursor(cursor, "wrk"),
+        status=status,
+    )
+    page = [workers.wire(worker, services.settings) for worker in found[:limit]]
+    following = write_cursor(found[limit - 1].id) if len(found) > limit else None
+    body = f'{{"workers":[{",".join(page)}],"nextCursor":{workers.dump(following)}}}'
+    return Response(body, media_type="application/json")
+
+
+@router.get(
+    "/{workerId}",
+    operation_id="getWorker",
+    summary="Read a worker",
+    response_model=Worker,
+    responses={200: _STREAM, **_errors(404, 422)},
+)
+async def get_worker(
+    request: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    worker_id: WorkerIdDep,
+    stream: Annotated[bool, Query(description="As the stream endpoint.")] = False,
+    messages: Messages = True,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """The worker as of now."""
+    if stream or "text/event-stream" in request.headers.get("accept", ""):
+        return await stream_worker(services, caller, worker_id, messages, last_event_id)
+    view = await workers.view(
+        services.database, caller.organization_id, worker_id, with_messages=messages
+    )
+    return Response(workers.wire(view, services.settings), media_type="application/json")
+
+
+@router.post(
+    "/{workerId}",
+    operation_id="continueWorker",
+    summary="Give a worker its next instruction",
+    response_model=Worker,
+    responses={
+        200: _STREAM,
+        202: {"model": Worker, "description": "With `Prefer: respond-async`."},
+        **_errors(400, 404, 409, 413, 415, 422),
+    },
+    openapi_extra=body_schema(WorkerContinue),
+)
+async def continue_worker(
+    request: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    worker_id: WorkerIdDep,
+    messages: Messages = True,
+) -> Response:
+    """Turns of one worker run one at a time; this one's answer comes when it has ended."""
+    body, sent = await read_json(request, WorkerContinue)
+    instruction = Instruction(input=body.input, budget=body.budget, source="api")
+    turn = NewTurn.of(worker_id, instruction)
+    identity = request_identity(request, caller, sent)
+    return await answers.run_turn(
+        request,
+        services,
+        caller.organization_id,
+        turn=turn,
+        stream=body.stream,
+        with_messages=messages,
+        accepting=lambda: accept.continue_worker(
+            services.database,
+            services.settings,
+            caller.organization_id,
+            turn,
+            request=identity,
+        ),
+    )
+
+
+@router.get(
+    "/{workerId}/stream",
+    operation_id="streamWorker",
+    summary="Watch a worker",
+    response_class=Response,
+    responses={
+        200: _STREAM,
+        204: {"description": "With `messages=false`: there is nothing to tell."},
+        **_errors(404, 422),
+    },
+)
+async def stream_worker(
+    services: ServicesDep,
+    caller: CallerDep,
+    worker_id: WorkerIdDep,
+    messages: Messages = True,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """What has been, then what happens, until the worker is idle; resumes after Last-Event-ID."""
+    tellings = await reading.tellings(services.database, caller.organization_id, worker_id)
+    reader = sse.Reader(services, caller.organization_id, worker_id, messages)
+    place = Place.parse(last_event_id) if last_event_id else None
+    headers: dict[str, str] = {"X-Handinger-Worker-Id": worker_id}
+    if messages:
+        return sse.response(sse.worker_events(reader, tellings, place), headers)
+    telling, place = await sse.place_to_resume(reader, tellings, place)
+    if telling is None:
+        return Response(status_code=204, headers=headers)
+    return sse.response(sse.current_turn_events(reader, telling, place), headers)
+
+
+@router.post(
+    "/{workerId}/cancel",
+    operation_id="cancelWorker",
+    summary="Stop a worker's turns",
+    response_model=Worker,
+    responses=_errors(400, 404, 413, 415, 422),
+    openapi_extra=body_schema(WorkerCancel, required=False),
+)
+async def cancel_worker(
+    request: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    worker_id: WorkerIdDep,
+    messages: Messages = True,
+) -> Response:
+    """Stops the running turn and drops the waiting ones; answers once it has stopped."""
+    body, _ = await read_json(request, WorkerCancel)
+    turn_id = None
+    if body.turnId is not None:
+        if not ids.is_valid("trn", body.turnId):
+            raise reading.not_found(body.turnId)
+        turn_id = TurnId(body.turnId)
+    await stop_turns(services, caller.organization_id, worker_id, turn_id=turn_id)
+    view = await workers.view(
+        services.database,
+        caller.organization_id,
+        worker_id,
+        with_messages=messages,
+    )
+    return Response(workers.wire(view, services.settings), media_type="application/json")
+
+
+@router.delete(
+    "/{workerId}",
+    operation_id="deleteWorker",
+    summary="Delete a worker",
+    response_model=Deleted,
+    responses=_errors(404),
+)
+async def delete_worker(
+    services: ServicesDep, caller: CallerDep, worker_id: WorkerIdDep
+) -> Deleted:
+    """Stops its turns, then removes its rows, files and jobs for good."""
+    await stop_turns(services, caller.organization_id, worker_id)
+    await workers.delete(services.database, services.blobs, caller.organization_id, worker_id)
+    return Deleted(deleted=True)
+
+
+async def stop_turns(
+    services: ServicesDep,
+    organization_id: OrganizationId,
+    worker_id: WorkerId,
+    *,
+    turn_id: TurnId | None = None,
+) -> None:
+    """Cancel, and wait until what ran has stopped. Raises NotFound."""
+    stopping = await cancelling.cancel(
+        services.database, organization_id, worker_id, turn_id=turn_id
+    )
+    if stopping is None:
+        return
+    tellings = await reading.tellings(services.database, organization_id, worker_id)
+    telling = next(telling for telling in tellings if telling.id == stopping)
+    async with services.hub.follow(telling.story(), reads=False) as live:
+        await live.wait_for_end()
+
+
+def write_cursor(last_id: str) -> str:
+    """An opaque cursor that names the last id of a page."""
+    return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None, prefix: str) -> str | None:
+    """The id that a cursor names. Raises InvalidInput."""
+    if cursor is None:
+        return None
+    try:
+        last_id = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput("The cursor is none that this server gave out.") from error
+    if not ids.is_valid(prefix, last_id):
+        raise InvalidInput("The cursor is none that this server gave out.")
+    return last_id

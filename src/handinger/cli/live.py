@@ -1,0 +1,173 @@
+"""The live view of a stream in a terminal.
+
+What is final scrolls by and stays. Below it, what may still change is drawn anew: text that grows,
+tools that run, the time it takes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+from handinger.cli.output import closing, duration, one_line, printable, prose
+from handinger.sdk.events import Event
+from handinger.sdk.fold import MessageFold
+from handinger.sdk.models import Part, ReasoningPart, SourceUrlPart, TextPart, ToolPart, UIMessage
+
+_REFRESHES_PER_S = 10
+# Enough to fill a large terminal; to wrap a whole answer ten times a second would be a waste.
+_TAIL_CHARACTERS = 6_000
+_REASONING_LINES = 3
+_SHOWN_TOOLS = 8
+
+
+@dataclass(slots=True)
+class _Stopwatch:
+    started_at: float
+    ended_at: float | None = None
+
+    def stop(self) -> None:
+        if self.ended_at is None:
+            self.ended_at = time.monotonic()
+
+    def __str__(self) -> str:
+        return duration((self.ended_at or time.monotonic()) - self.started_at)
+
+
+class LiveView:
+    """Shows events as they come; `failed` tells of the latest turn."""
+
+    def __init__(self, console: Console) -> None:
+        self.failed = False
+        self._console = console
+        self._fold = MessageFold()
+        self._lock = threading.Lock()
+        self._spinner = Spinner("dots")
+        self._turn = _Stopwatch(time.monotonic())
+        self._tools: dict[str, _Stopwatch] = {}
+        self._shown_parts = 0
+
+    def follow(self, events: Iterable[Event]) -> None:
+        """Show all events, then what the worker came to."""
+        with self._region():
+            for event in events:
+                self._show(event)
+        if self._fold.worker is not None:
+            self._console.print(closing(self._fold.worker))
+
+    def _region(self) -> AbstractContextManager[object]:
+        if not self._console.is_terminal:
+            return nullcontext()
+        return Live(
+            get_renderable=lambda: self,
+            console=self._console,
+            refresh_per_second=_REFRESHES_PER_S,
+            transient=True,
+        )
+
+    def _show(self, event: Event) -> None:
+        with self._lock:
+            if event.type == "start":
+                self._shown_parts = 0
+                self._turn = _Stopwatch(time.monotonic())
+            self._fold.add(event)
+            self._time_tools()
+            final = self._take_final_parts()
+        # Not under the lock: printing waits for a refresh, and a refresh waits for the lock.
+        self._print_parts(final)
+        if (message := event.message) is not None:
+            self._print_message(message)
+        if event.is_terminal:
+            self.failed = event.type == "error"
+
+    def _time_tools(self) -> None:
+        for part in self._pending_parts():
+            if isinstance(part, ToolPart):
+                call = part.tool_call_id
+                watch = self._tools.setdefault(call, _Stopwatch(time.monotonic()))
+                if part.state.startswith("output"):
+                    watch.stop()
+
+    def _take_final_parts(self) -> Sequence[Part]:
+        message = self._fold.current
+        if message is None:
+            return ()
+        final = message.parts[self._shown_parts : self._fold.kept_parts]
+        self._shown_parts += len(final)
+        return final
+
+    def _pending_parts(self) -> Sequence[Part]:
+        message = self._fold.current
+        return () if message is None else message.parts[self._shown_parts :]
+
+    def _print_message(self, message: UIMessage) -> None:
+        if message.role == "user":
+            self._console.print(Text(f"\n> {printable(message.text)}", style="bold"))
+        else:
+            self._print_parts(message.parts)
+
+    def _print_parts(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            match part:
+                case TextPart() if part.text.strip():
+                    self._console.print(Text(), prose(part.text), sep="")
+                case ToolPart():
+                    self._console.print(self._tool_line(part))
+                case SourceUrlPart():
+                    title = f"{part.title}  " if part.title else ""
+                    self._console.print(Text(printable(f"  source  {title}{part.url}"), "dim"))
+                case _:
+                    pass
+
+    def _tool_line(self, part: ToolPart) -> Text:
+        running = not part.state.startswith("output")
+        failed = part.state == "output-error"
+        mark, style = ("✗", "red") if failed else ("…", "cyan") if running else ("✓", "green")
+        line = Text(f"{mark} ", style=style, no_wrap=True, overflow="ellipsis")
+        line.append(printable(part.tool_name), style="not dim bold")
+        if (watch := self._tools.get(part.tool_call_id)) is not None:
+            line.append(f"  {watch}", style="dim")
+        what = part.error_text if failed else short_input(part.input)
+        line.append(f"  {one_line(what or '')}", style="default")
+        return line
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        with self._lock:
+            parts = self._pending_parts()
+            tools = [self._tool_line(part) for part in parts if isinstance(part, ToolPart)]
+            texts = [part for part in parts if isinstance(part, (TextPart, ReasoningPart))]
+            last = texts[-1].model_copy() if texts else None
+            elapsed = str(self._turn)
+        height = max(options.max_height - min(len(tools), _SHOWN_TOOLS) - 3, 1)
+        if last is not None:
+            yield _tail(last, console=console, width=options.max_width, height=height)
+        yield from tools[-_SHOWN_TOOLS:]
+        self._spinner.update(text=Text(f"working  {elapsed}", style="dim"))
+        yield self._spinner
+
+
+def short_input(value: JsonValue) -> str:
+    """What a tool was given, for a line: the bare value of an only parameter, else each by name."""
+    if not isinstance(value, dict):
+        return "" if value is None else str(value)
+    items = {name: one_line(str(given), limit=60) for name, given in value.items()}
+    if len(items) == 1:
+        return next(iter(items.values()))
+    return "  ".join(f"{name}={given}" for name, given in items.items())
+
+
+def _tail(part: TextPart | ReasoningPart, *, console: Console, width: int, height: int) -> Text:
+    """The last lines of a text that still grows."""
+    thinking = isinstance(part, ReasoningPart)
+    text = Text(printable(part.text[-_TAIL_CHARACTERS:]), style="dim italic" if thinking else "")
+    lines = text.wrap(console, width)
+    return Text("\n").join(lines[-min(height, _REASONING_LINES) if thinking else -height :])

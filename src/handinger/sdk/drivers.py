@@ -1,0 +1,113 @@
+"""Carry out what a flow asks for, in blocking code or under asyncio; no rule stands here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+import httpx2
+
+from handinger.sdk.exchange import Close, Effect, Flow, Read, Receive, Reply, Request, Send, Sleep
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where requests go, and what each of them carries."""
+
+    base_url: str
+    headers: Mapping[str, str]
+
+    def build(self, http: httpx2.Client | httpx2.AsyncClient, request: Request) -> httpx2.Request:
+        """The request as the HTTP client sends it; the client itself is left as it is."""
+        return http.build_request(
+            request.method,
+            self.base_url + request.path,
+            params=dict(request.query) or None,
+            json=request.body,
+            headers={**self.headers, **request.headers},
+        )
+
+
+class Driver:
+    """Runs flows to their end, blocking."""
+
+    def __init__(self, http: httpx2.Client, origin: Origin) -> None:
+        self._http = http
+        self._origin = origin
+
+    def run(self, flow: Flow[T]) -> T:
+        """The flow's result; its errors are raised here."""
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    result = self._perform(effect)
+                except httpx2.RequestError as error:
+                    effect = flow.throw(error)
+                else:
+                    effect = flow.send(result)
+        except StopIteration as stop:
+            return cast("T", stop.value)
+        finally:
+            flow.close()
+
+    def _perform(self, effect: Effect) -> object:
+        match effect:
+            case Send(request):
+                built = self._origin.build(self._http, request)
+                response = self._http.send(built, stream=True)
+                return Reply(response, response.iter_bytes())
+            case Read(reply):
+                return reply.response.read()
+            case Receive(reply):
+                assert isinstance(reply.chunks, Iterator)
+                return next(reply.chunks, None)
+            case Close(reply):
+                return reply.response.close()
+            case Sleep(seconds):
+                return time.sleep(seconds)
+
+
+class AsyncDriver:
+    """Runs flows to their end, under asyncio."""
+
+    def __init__(self, http: httpx2.AsyncClient, origin: Origin) -> None:
+        self._http = http
+        self._origin = origin
+
+    async def run(self, flow: Flow[T]) -> T:
+        """The flow's result; its errors are raised here."""
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    result = await self._perform(effect)
+                except httpx2.RequestError as error:
+                    effect = flow.throw(error)
+                else:
+                    effect = flow.send(result)
+        except StopIteration as stop:
+            return cast("T", stop.value)
+        finally:
+            flow.close()
+
+    async def _perform(self, effect: Effect) -> object:
+        match effect:
+            case Send(request):
+                built = self._origin.build(self._http, request)
+                response = await self._http.send(built, stream=True)
+                return Reply(response, response.aiter_bytes())
+            case Read(reply):
+                return await reply.response.aread()
+            case Receive(reply):
+                assert isinstance(reply.chunks, AsyncIterator)
+                return await anext(reply.chunks, None)
+            case Close(reply):
+                return await reply.response.aclose()
+            case Sleep(seconds):
+                return await asyncio.sleep(seconds)

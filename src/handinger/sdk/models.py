@@ -1,0 +1,266 @@
+"""What the API speaks of, as typed objects: snake_case attributes over the names on the wire.
+
+They are lenient: a field that is missing has a default, an unknown one is kept, and a closed set
+may grow. So a newer server never breaks an older client.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias, cast
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
+
+JsonObject: TypeAlias = dict[str, JsonValue]
+
+Budget: TypeAlias = Literal["low", "standard", "high", "unlimited"]
+WorkerStatus: TypeAlias = Literal["pending", "running", "completed"]
+TurnSource: TypeAlias = Literal["api", "schedule", "email", "agent"]
+
+
+class ApiObject(BaseModel):
+    """The base of all; fields that this version does not know are attributes too."""
+
+    model_config = ConfigDict(extra="allow", validate_by_name=True, validate_by_alias=True)
+
+    def to_dict(self) -> JsonObject:
+        """As it came: the names on the wire, and only what was sent."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+class Costs(ApiObject):
+    """US dollars by what they were spent on."""
+
+    model_cost_usd: Annotated[float, Field(alias="modelCostUsd")] = 0.0
+    tool_cost_usd: Annotated[float, Field(alias="toolCostUsd")] = 0.0
+    sandbox_cost_usd: Annotated[float, Field(alias="sandboxCostUsd")] = 0.0
+    internal_cost_usd: Annotated[float, Field(alias="internalCostUsd")] = 0.0
+
+
+class Usage(ApiObject):
+    """What was used; `steps` are model calls."""
+
+    input_tokens: Annotated[int, Field(alias="inputTokens")] = 0
+    output_tokens: Annotated[int, Field(alias="outputTokens")] = 0
+    reasoning_tokens: Annotated[int, Field(alias="reasoningTokens")] = 0
+    cache_read_tokens: Annotated[int, Field(alias="cacheReadTokens")] = 0
+    cache_write_tokens: Annotated[int, Field(alias="cacheWriteTokens")] = 0
+    total_tokens: Annotated[int, Field(alias="totalTokens")] = 0
+    steps: int = 0
+    cost_usd: Annotated[float, Field(alias="costUsd")] = 0.0
+    credits: int = 0
+    duration_ms: Annotated[int, Field(alias="durationMs")] = 0
+
+
+class File(ApiObject):
+    """A file that a worker published."""
+
+    filename: str | None = None
+    media_type: Annotated[str, Field(alias="mediaType")] = "application/octet-stream"
+    url: str = ""
+    size: int = 0
+
+
+class Source(ApiObject):
+    """A page that a worker used."""
+
+    id: str = ""
+    type: Literal["url"] | str = "url"
+    url: str = ""
+    title: str | None = None
+
+
+class OutputText(ApiObject):
+    """A text inside an output."""
+
+    type: Literal["output_text"] | str = "output_text"
+    text: str = ""
+
+
+class Output(ApiObject):
+    """One response of the model that has text."""
+
+    id: str = ""
+    type: Literal["message"] | str = "message"
+    role: Literal["assistant"] | str = "assistant"
+    status: Literal["completed"] | str = "completed"
+    content: list[OutputText] = []
+
+
+class TurnError(ApiObject):
+    """Why a turn failed."""
+
+    code: str = ""
+    message: str = ""
+
+
+class IncompleteDetails(ApiObject):
+    """Why an answer is cut short."""
+
+    reason: Literal["budget_exhausted", "max_output_tokens", "cancelled"] | str = ""
+
+
+class Part(ApiObject):
+    """A piece of a message; the classes below are the known types, this one stands for others."""
+
+    type: str
+
+
+class TextPart(Part):
+    """Text of the message."""
+
+    type: str = "text"
+    text: str = ""
+    state: Literal["streaming", "done"] | str | None = None
+
+
+class ReasoningPart(Part):
+    """What the model thought before it spoke."""
+
+    type: str = "reasoning"
+    text: str = ""
+    state: Literal["streaming", "done"] | str | None = None
+
+
+class ToolPart(Part):
+    """One use of a tool; its type is `tool-` and the tool's name."""
+
+    tool_call_id: Annotated[str, Field(alias="toolCallId")] = ""
+    state: (
+        Literal["input-streaming", "input-available", "output-available", "output-error"] | str
+    ) = "input-streaming"
+    input: JsonValue = None
+    output: JsonValue = None
+    error_text: Annotated[str | None, Field(alias="errorText")] = None
+
+    @property
+    def tool_name(self) -> str:
+        """The name of the tool."""
+        return self.type.removeprefix("tool-")
+
+
+class SourceUrlPart(Part):
+    """A page that was used."""
+
+    type: str = "source-url"
+    source_id: Annotated[str, Field(alias="sourceId")] = ""
+    url: str = ""
+    title: str | None = None
+
+
+class FilePart(Part):
+    """A file of the message."""
+
+    type: str = "file"
+    url: str = ""
+    media_type: Annotated[str, Field(alias="mediaType")] = "application/octet-stream"
+
+
+class StepStartPart(Part):
+    """The boundary before a model call."""
+
+    type: str = "step-start"
+
+
+_PART_TAGS = frozenset({"text", "reasoning", "source-url", "file", "step-start"})
+
+
+def _tag_of_part(part: object) -> str:
+    if isinstance(part, Part):
+        kind: object = part.type
+    else:
+        kind = cast("dict[str, object]", part).get("type") if isinstance(part, dict) else None
+    if not isinstance(kind, str):
+        return "other"
+    if kind.startswith("tool-"):
+        return "tool"
+    return kind if kind in _PART_TAGS else "other"
+
+
+MessagePart: TypeAlias = Annotated[
+    Annotated[TextPart, Tag("text")]
+    | Annotated[ReasoningPart, Tag("reasoning")]
+    | Annotated[ToolPart, Tag("tool")]
+    | Annotated[SourceUrlPart, Tag("source-url")]
+    | Annotated[FilePart, Tag("file")]
+    | Annotated[StepStartPart, Tag("step-start")]
+    | Annotated[Part, Tag("other")],
+    Discriminator(_tag_of_part),
+]
+
+
+class UIMessage(ApiObject):
+    """One message of the conversation, in the shape of the Vercel AI SDK."""
+
+    id: str = ""
+    role: Literal["user", "assistant"] | str = "assistant"
+    parts: list[MessagePart] = []
+    metadata: JsonObject = {}
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined by a blank line."""
+        return "\n\n".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+
+class Worker(ApiObject):
+    """An agent with a conversation and a workspace of files.
+
+    `output`, `output_text`, `error` and `incomplete_details` are of one turn: the one that was
+    asked for, or the latest.
+    """
+
+    id: str
+    object: Literal["worker"] | str = "worker"
+    created_at: int | None = None
+    status: WorkerStatus | str = "pending"
+    running: bool = False
+    error: TurnError | None = None
+    incomplete_details: IncompleteDetails | None = None
+    output: list[Output] = []
+    output_text: str = ""
+    messages: list[UIMessage] = []
+    files: list[File] = []
+    sources: list[Source] = []
+    metadata: JsonObject = {}
+    costs: Costs | None = None
+    usage: Usage | None = None
+    url: str = ""
+
+
+class WorkerPage(ApiObject):
+    """Some workers, newest first, without their messages."""
+
+    workers: list[Worker] = []
+    next_cursor: Annotated[str | None, Field(alias="nextCursor")] = None
+
+
+class Turn(ApiObject):
+    """One instruction and what became of it."""
+
+    id: str
+    worker_id: Annotated[str, Field(alias="workerId")] = ""
+    status: WorkerStatus | str = "pending"
+    source: TurnSource | str = "api"
+    input: str = ""
+    budget: Budget | str = "standard"
+    output_text: str = ""
+    error: TurnError | None = None
+    incomplete_details: IncompleteDetails | None = None
+    costs: Costs | None = None
+    usage: Usage | None = None
+    created_at: Annotated[str | None, Field(alias="createdAt")] = None
+    started_at: Annotated[str | None, Field(alias="startedAt")] = None
+    ended_at: Annotated[str | None, Field(alias="endedAt")] = None
+
+
+class TurnPage(ApiObject):
+    """Some turns of a worker, newest first."""
+
+    turns: list[Turn] = []
+    next_cursor: Annotated[str | None, Field(alias="nextCursor")] = None
+
+
+class Deletion(ApiObject):
+    """What a delete answers."""
+
+    deleted: bool = False

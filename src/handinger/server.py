@@ -1,0 +1,210 @@
+"""Assembles the server, runs it, and takes it down without losing anything."""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import signal
+import socket
+from collections.abc import Generator
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from handinger import jobs, keys
+from handinger._version import __version__
+from handinger.agent import model as models
+from handinger.agent import runner as runners
+from handinger.agent.conversation import Conversations
+from handinger.api import errors as api_errors
+from handinger.api import files as file_routes
+from handinger.api import health as health_routes
+from handinger.api import turns as turn_routes
+from handinger.api import workers as worker_routes
+from handinger.api.deps import RateLimiter, Services
+from handinger.api.middleware import RefuseWhileDraining, RequestId, request_id
+from handinger.engine import Engine
+from handinger.errors import ConfigurationError
+from handinger.live import Hub
+from handinger.settings import Settings
+from handinger.storage.blobs import open_blobs
+from handinger.storage.database import Database, open_database
+from handinger.storage.embedded import ServeLock
+from handinger.turns import reading
+from handinger.turns.housekeeping import Housekeeping
+
+logger = logging.getLogger(__name__)
+
+# After the engine has stopped, so long may answers that are under way take to end.
+_CONNECTION_GRACE_S = 2
+
+
+def serve(settings: Settings) -> None:
+    """Run the server until SIGTERM or SIGINT. Raises HandingerServerError if it cannot start."""
+    configure_logging(settings)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
+
+
+def configure_logging(settings: Settings) -> None:
+    """Log to standard error, each line with the id of the request that it belongs to."""
+    handler = logging.StreamHandler()
+    handler.addFilter(_add_request_id)
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s")
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level.upper())
+    if settings.log_level != "debug":
+        # They report every request and every job.
+        for name in ("procrastinate", "httpx", "httpx2", "uvicorn"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _add_request_id(record: logging.LogRecord) -> bool:
+    record.request_id = request_id.get()
+    return True
+
+
+async def _serve(settings: Settings) -> None:
+    model = models.build(settings)
+    blobs = open_blobs(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.database_url is None:
+            lock = await asyncio.to_thread(ServeLock.acquire, settings.data_dir)
+            stack.callback(lock.release)
+        sock = stack.enter_context(_listening(settings))
+        database = await stack.enter_async_context(open_database(settings))
+        await _ensure_keys(settings, database)
+        hub = Hub(database, functools.partial(reading.refresh, database))
+        stopping = asyncio.Event()
+        runner = runners.Runner(
+            database=database,
+            blobs=blobs,
+            settings=settings,
+            hub=hub,
+            agent=runners.make_agent(model, settings),
+            stopping=stopping,
+            conversations=Conversations(),
+        )
+        housekeeping = Housekeeping(database, max_queued_turns=settings.max_queued_turns)
+        engine = Engine(
+            database=database,
+            handlers=jobs.handlers(runner),
+            concurrency=settings.max_concurrent_turns,
+            sweep=housekeeping.sweep,
+            stopping=stopping,
+        )
+        services = Services(
+            settings=settings,
+            database=database,
+            blobs=blobs,
+            hub=hub,
+            engine_runs=lambda: engine.is_running,
+            queue_is_full=lambda: housekeeping.queue_is_full,
+            rate_limiter=RateLimiter(settings.rate_limit) if settings.rate_limit else None,
+        )
+        await stack.enter_async_context(hub.running())
+        await _run(settings, services, engine, sock)
+
+
+async def _ensure_keys(settings: Settings, database: Database) -> None:
+    await keys.first_organization(database)
+    if settings.bootstrap_api_key is not None:
+        await keys.ensure_bootstrap_key(database, settings.bootstrap_api_key.get_secret_value())
+
+
+@contextlib.contextmanager
+def _listening(settings: Settings) -> Generator[socket.socket]:
+    """The socket, bound before anything else is started. Raises ConfigurationError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((settings.host, settings.port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. "
+                "Choose another --host or --port."
+            ) from error
+        yield sock
+    finally:
+        sock.close()
+
+
+def describe_app() -> FastAPI:
+    """Every route and what it answers; enough to describe the API, not to serve it."""
+    app = FastAPI(
+        title="Handinger",
+        version=__version__,
+        summary="Agent workers on your own machine.",
+        description="Send an instruction, and an agent with tools carries it out. Every endpoint "
+        "under /api takes `Authorization: Bearer hdg_live_...`.",
+        separate_input_output_schemas=False,
+    )
+    for router in (
+        worker_routes.router,
+        turn_routes.router,
+        file_routes.router,
+        health_routes.router,
+    ):
+        app.include_router(router)
+    api_errors.install(app)
+    return app
+
+
+def create_app(services: Services) -> ASGIApp:
+    """The whole HTTP surface: a request passes the middleware from left to right."""
+    app = describe_app()
+    app.state.services = services
+    return RequestId(RefuseWhileDraining(app, services))
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to us: a shutdown has more to do than to close connections."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+async def _run(settings: Settings, services: Services, engine: Engine, sock: socket.socket) -> None:
+    config = uvicorn.Config(
+        create_app(services),
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_CONNECTION_GRACE_S,
+    )
+    server = _Server(config)
+    stop = _stop_on_signals()
+    # Nobody else serves an embedded PostgreSQL, so every job that runs there is a dead one's.
+    alone = settings.database_url is None
+    async with engine.running(grace_s=settings.shutdown_grace_s, rescue_all=alone):
+        serving = asyncio.create_task(server.serve(sockets=[sock]), name="http")
+        logger.info("Serving on %s with the model %s", settings.base_url, settings.model_id)
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        logger.info("Shutting down: running turns go on to their next safe point")
+        services.draining.set()
+    server.should_exit = True
+    await serving
+    logger.info("Stopped")
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
