@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,7 @@ class LiveTurn:
 
     story: Story
     executing: bool = False
+    accepted: bool = True  # False while its turn may not be in the database yet
     followers: int = 0  # who wait for the turn in any way
     readers: int = 0  # who want each character
     _waiters: set[asyncio.Future[None]] = field(default_factory=set[asyncio.Future[None]])
@@ -156,9 +157,9 @@ class Hub:
         """Follow a turn, whoever executes it. `reads`: each character, not just the end.
 
         `story` is used if nobody here knows the turn yet. A `new` turn is about to be accepted;
-        whoever follows it from before that misses nothing.
+        whoever follows it from before that misses nothing, and says so by `accepted`.
         """
-        live = self._turns.setdefault(story.turn_id, LiveTurn(story))
+        live = self._turns.setdefault(story.turn_id, LiveTurn(story, accepted=not new))
         live.followers += 1
         live.readers += reads
         try:
@@ -180,7 +181,7 @@ class Hub:
 
     def _refresh_soon(self, turn_id: TurnId) -> None:
         live = self._turns.get(turn_id)
-        if live is not None and not live.executing:
+        if live is not None and not live.executing and live.accepted:
             self._in_background(self._refresh_and_wake(live))
 
     def _in_background(self, work: Any) -> None:
@@ -245,7 +246,7 @@ class Hub:
     async def _catch_up(self) -> None:
         """After a break in listening anything may have happened."""
         for live in list(self._turns.values()):
-            if live.executing:
+            if live.executing or not live.accepted:
                 continue
             await self._refresh_and_wake(live)
             if live.readers and not live.story.ended:
@@ -255,7 +256,9 @@ class Hub:
         asked_at = 0.0
         while True:
             await asyncio.sleep(_REFRESH_INTERVAL_S)
-            followed = [live for live in self._turns.values() if not live.executing]
+            followed = [
+                live for live in self._turns.values() if live.accepted and not live.executing
+            ]
             for live in followed:
                 await self._refresh_and_wake(live)
             self._drop_expired_askers()
@@ -370,18 +373,11 @@ class Hub:
         live.changed()
 
 
-async def announce_end(connection: Connection, turn_ids: Sequence[TurnId]) -> None:
-    """Tell every process, when this transaction commits, that these turns have ended."""
-    await _announce(connection, "ended", turn_ids)
+def end_notice(turn_id: TurnId) -> str:
+    """What tells every process, over CHANNEL, that this turn has ended."""
+    return json.dumps({"ended": turn_id})
 
 
 async def announce_cancel(connection: Connection, turn_id: TurnId) -> None:
     """Ask the executing process, when this transaction commits, to stop this turn."""
-    await _announce(connection, "cancel", [turn_id])
-
-
-async def _announce(connection: Connection, what: str, turn_ids: Sequence[TurnId]) -> None:
-    await connection.execute(
-        "SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) payload",
-        [CHANNEL, [json.dumps({what: turn_id}) for turn_id in turn_ids]],
-    )
+    await connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, json.dumps({"cancel": turn_id})])

@@ -33,6 +33,7 @@ from handinger.storage.blobs import open_blobs
 from handinger.storage.database import Database, open_database
 from handinger.storage.embedded import ServeLock
 from handinger.turns import reading
+from handinger.turns.deliveries import Deliveries
 from handinger.turns.housekeeping import Housekeeping
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def configure_logging(settings: Settings) -> None:
     root.setLevel(settings.log_level.upper())
     if settings.log_level != "debug":
         # They report every request and every job.
-        for name in ("procrastinate", "httpx", "httpx2", "uvicorn"):
+        for name in ("alembic", "procrastinate", "httpx", "httpx2", "uvicorn"):
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -98,16 +99,19 @@ async def _serve(settings: Settings) -> None:
             sweep=housekeeping.sweep,
             stopping=stopping,
         )
+        deliveries = Deliveries(database)
         services = Services(
             settings=settings,
             database=database,
             blobs=blobs,
             hub=hub,
+            deliveries=deliveries,
             engine_runs=lambda: engine.is_running,
             queue_is_full=lambda: housekeeping.queue_is_full,
             rate_limiter=RateLimiter(settings.rate_limit) if settings.rate_limit else None,
         )
         await stack.enter_async_context(hub.running())
+        await stack.enter_async_context(deliveries.running())
         await _run(settings, services, engine, sock)
 
 

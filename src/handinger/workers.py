@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from handinger import engine, files, story
@@ -16,6 +16,17 @@ from handinger.storage.database import Database, TenantStatements
 from handinger.story import Entry, Event, Kind, Take
 
 Status = Literal["pending", "running", "completed"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFile:
+    """A file that the worker shows."""
+
+    path: str
+    media_type: str
+    size: int  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +41,7 @@ class WorkerView:
     incomplete_reason: str | None
     output: Sequence[Event]
     messages: Sequence[str]  # UI messages as JSON texts, oldest first
-    files: Sequence[files.File]
+    files: Sequence[PublishedFile]
     spending: Spending
     credits: int
     duration_ms: int
@@ -54,16 +65,9 @@ class _WorkerRow:
     error: dict[str, str] | None
     incomplete_reason: str | None
     output: list[Event] | None
-
-
-@dataclass(frozen=True, slots=True)
-class _TurnRow:
-    id: TurnId
-    status: Status
-    source: str
-    input: str
-    created_at: datetime
-    assistant_message: str | None
+    published: list[tuple[str, str, int]]
+    # Of each turn: id, status, source, input, assistant's message, microseconds of its acceptance.
+    said: list[tuple[TurnId, Status, str, str, str | None, str]]
 
 
 _SELECT = """
@@ -71,7 +75,15 @@ SELECT w.id, w.created_at, w.metadata, w.model, w.credits, w.duration_ms,
     ARRAY[w.steps, w.input_tokens, w.output_tokens, w.reasoning_tokens, w.cache_read_tokens,
         w.cache_write_tokens, w.model_cost_nano, w.tool_cost_nano, w.sandbox_cost_nano,
         w.internal_cost_nano] AS spending,
-    unended.*, latest.*
+    unended.*, latest.*,
+    (SELECT coalesce(json_agg(json_build_array(f.path, f.media_type, f.size) ORDER BY f.path), '[]')
+        FROM files f WHERE f.organization_id = %(organization_id)s AND f.worker_id = w.id
+        AND f.published) AS published,
+    CASE WHEN %(with_messages)s THEN ARRAY(
+        SELECT ARRAY[t.id, t.status, t.source, t.input, t.assistant_message::text,
+            (extract(epoch FROM t.created_at) * 1000000)::bigint::text]
+        FROM turns t WHERE t.organization_id = %(organization_id)s AND t.worker_id = w.id
+        ORDER BY t.position) ELSE '{}' END AS said
 FROM workers w
 CROSS JOIN LATERAL (
     SELECT coalesce(bool_or(t.status = 'running'), false) AS any_running,
@@ -110,16 +122,17 @@ async def view(
 
     Raises NotFound.
     """
-    async with database.tenant(organization_id).snapshot() as sql:
+    async with database.tenant(organization_id).statements() as sql:
         row = await sql.first(
             _WorkerRow,
             _SELECT + " WHERE w.organization_id = %(organization_id)s AND w.id = %(worker_id)s",
             worker_id=worker_id,
             turn_id=turn_id,
+            with_messages=with_messages,
         )
         if row is None:
             raise not_found(worker_id)
-        return await _complete(sql, row, with_messages=with_messages)
+        return await _complete(sql, row)
 
 
 async def page(
@@ -131,7 +144,7 @@ async def page(
     status: Status | None,
 ) -> list[WorkerView]:
     """Workers without their messages, newest first; `before` is the last id of the page before."""
-    async with database.tenant(organization_id).snapshot() as sql:
+    async with database.tenant(organization_id).statements() as sql:
         rows = await sql.all(
             _WorkerRow,
             _SELECT + " WHERE w.organization_id = %(organization_id)s"
@@ -140,14 +153,15 @@ async def page(
             " THEN 'running' WHEN unended.any_waiting THEN 'pending' ELSE 'completed' END)"
             " ORDER BY w.id DESC LIMIT %(limit)s",
             turn_id=None,
+            with_messages=False,
             before=before,
             status=status,
             limit=limit,
         )
-        return [await _complete(sql, row, with_messages=False) for row in rows]
+        return [await _complete(sql, row) for row in rows]
 
 
-async def _complete(sql: TenantStatements, row: _WorkerRow, *, with_messages: bool) -> WorkerView:
+async def _complete(sql: TenantStatements, row: _WorkerRow) -> WorkerView:
     running_entries: list[Entry] = []
     if row.any_running:
         running_entries = await _entries_of_running_turn(sql, row.id)
@@ -166,32 +180,24 @@ async def _complete(sql: TenantStatements, row: _WorkerRow, *, with_messages: bo
         error=row.error,
         incomplete_reason=row.incomplete_reason,
         output=output,
-        messages=await _messages(sql, row.id, running_entries) if with_messages else [],
-        files=await _published(sql, row.id),
+        messages=_messages(row, running_entries),
+        files=[PublishedFile(*file) for file in row.published],
         spending=Spending(*row.spending) + live,
         credits=row.credits + live.credits,
         duration_ms=row.duration_ms + live_ms,
     )
 
 
-async def _messages(
-    sql: TenantStatements, worker_id: WorkerId, running_entries: Sequence[Entry]
-) -> list[str]:
-    turns = await sql.all(
-        _TurnRow,
-        "SELECT id, status, source, input, created_at, assistant_message::text FROM turns"
-        " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s"
-        " ORDER BY position",
-        worker_id=worker_id,
-    )
+def _messages(row: _WorkerRow, running_entries: Sequence[Entry]) -> list[str]:
     messages: list[str] = []
-    for turn in turns:
-        metadata = message_metadata(worker_id, turn.id, turn.source, turn.created_at)
-        messages.append(dump(user_message(turn.id, turn.input, metadata)))
-        if turn.assistant_message is not None:
-            messages.append(turn.assistant_message)
-        elif turn.status == "running":
-            messages.append(dump(assistant_message(turn.id, running_entries, metadata)))
+    for turn_id, status, source, text, answer, microseconds in row.said:
+        created_at = _EPOCH + timedelta(microseconds=int(microseconds))
+        metadata = message_metadata(row.id, turn_id, source, created_at)
+        messages.append(dump(user_message(turn_id, text, metadata)))
+        if answer is not None:
+            messages.append(answer)
+        elif status == "running":
+            messages.append(dump(assistant_message(turn_id, running_entries, metadata)))
     return messages
 
 
@@ -223,16 +229,6 @@ async def _entries_of_running_turn(sql: TenantStatements, worker_id: WorkerId) -
         worker_id=worker_id,
     )
     return [row.entry() for row in rows]
-
-
-async def _published(sql: TenantStatements, worker_id: WorkerId) -> list[files.File]:
-    return await sql.all(
-        files.File,
-        "SELECT path, sha256, size, media_type, published, updated_at FROM files"
-        " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s"
-        " AND published ORDER BY path",
-        worker_id=worker_id,
-    )
 
 
 async def delete(

@@ -123,6 +123,11 @@ class TurnRun:
             ),
         )
 
+    @property
+    def others_wait(self) -> bool:
+        """Whether a turn may wait behind this one."""
+        return self._journal.others_wait
+
     def cancel(self) -> None:
         """Somebody asks this turn to stop."""
         self._journal.cancel_requested = True

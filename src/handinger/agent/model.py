@@ -11,7 +11,6 @@ from pydantic_ai.messages import ModelResponse
 from pydantic_ai.models import Model, infer_model
 from pydantic_ai.settings import ModelSettings
 
-from handinger.agent.demo import DemoModel
 from handinger.budgets import Spending
 from handinger.errors import ConfigurationError
 from handinger.settings import Settings
@@ -24,6 +23,8 @@ def build(settings: Settings) -> Model:
     """The model that HANDINGER_MODEL names. Raises ConfigurationError."""
     name = settings.model_id
     if name == DEMO:
+        from handinger.agent.demo import DemoModel  # noqa: PLC0415 # Not needed beside a real one.
+
         return DemoModel()
     try:
         return infer_model(name)

@@ -50,9 +50,11 @@ class Runner:
             )
             if turn is None:
                 return
-            await self._execute(turn)
+            if not await self._execute(turn):
+                return
 
-    async def _execute(self, turn: ClaimedTurn) -> None:
+    async def _execute(self, turn: ClaimedTurn) -> bool:
+        """Carry out one turn; whether more may wait. One accepted after its end has its own job."""
         entries = execution.opening(
             turn.id,
             turn.worker_id,
@@ -76,6 +78,7 @@ class Runner:
                     raise  # The job is tried again, and goes on from the journal.
                 logger.exception("Turn %s failed", turn.id)
                 await run.fail(live)
+        return run.others_wait
 
 
 def make_agent(model: Model, settings: Settings) -> Agent[StepContext, str]:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
 
 from fastapi import Request
 from starlette.responses import Response
@@ -18,7 +17,7 @@ from handinger.errors import Unavailable
 from handinger.ids import OrganizationId
 from handinger.live import LiveTurn
 from handinger.story import Story
-from handinger.turns import accept, execution, reading
+from handinger.turns import execution, reading
 from handinger.turns.accept import Accepted, NewTurn
 
 logger = logging.getLogger(__name__)
@@ -51,6 +50,7 @@ async def run_turn(
             services.hub.follow(_new_story(turn), reads=stream, new=True)
         )
         accepted = await accepting()
+        live.accepted = True
         reader = sse.Reader(services, organization_id, accepted.worker_id, with_messages)
         headers: dict[str, str] = {
             "X-Handinger-Worker-Id": accepted.worker_id,
@@ -63,10 +63,9 @@ async def run_turn(
             joined = await _joined_story(reader, accepted)
             live = await stack.enter_async_context(services.hub.follow(joined, reads=stream))
         held = stack.pop_all()
-        delivery = _Delivery(reader, accepted)
         if stream:
-            return sse.response(_turn_events(held, reader, live, delivery), headers)
-        return BlockingAnswer(held, reader, live, delivery, headers)
+            return sse.response(_turn_events(held, reader, live), headers)
+        return BlockingAnswer(held, reader, live, headers)
 
 
 def _new_story(turn: NewTurn) -> Story:
@@ -113,21 +112,8 @@ async def _joined_story(reader: sse.Reader, accepted: Accepted) -> Story:
     return Story(turn.id, story.message_id(turn.id), entries)
 
 
-@dataclass(frozen=True, slots=True)
-class _Delivery:
-    """Notes that an answer went out in full."""
-
-    reader: sse.Reader
-    accepted: Accepted
-
-    async def note(self) -> None:
-        await accept.note_delivery(
-            self.reader.services.database, self.reader.organization_id, self.accepted
-        )
-
-
 async def _turn_events(
-    held: contextlib.AsyncExitStack, reader: sse.Reader, live: LiveTurn, delivery: _Delivery
+    held: contextlib.AsyncExitStack, reader: sse.Reader, live: LiveTurn
 ) -> AsyncGenerator[bytes]:
     async with held:
         async with contextlib.aclosing(
@@ -136,7 +122,7 @@ async def _turn_events(
             async for chunk in chunks:
                 yield chunk
         if live.story.ended:
-            await delivery.note()
+            reader.services.deliveries.note(live.story.turn_id)
 
 
 class BlockingAnswer(Response):
@@ -147,7 +133,6 @@ class BlockingAnswer(Response):
         held: contextlib.AsyncExitStack,
         reader: sse.Reader,
         live: LiveTurn,
-        delivery: _Delivery,
         headers: dict[str, str],
     ) -> None:
         super().__init__(None, headers=headers, media_type="application/json")
@@ -155,7 +140,6 @@ class BlockingAnswer(Response):
         self._held = held
         self._reader = reader
         self._live = live
-        self._delivery = delivery
         self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -170,7 +154,7 @@ class BlockingAnswer(Response):
             finally:
                 gone.cancel()
             if not (gone.done() and not gone.cancelled()):
-                await self._delivery.note()
+                self._reader.services.deliveries.note(self._live.story.turn_id)
 
     async def _wait_for_end(self, gone: "asyncio.Future[None]", send: Send) -> bool:
         draining = self._reader.services.draining

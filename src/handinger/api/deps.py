@@ -32,6 +32,7 @@ from handinger.storage.blobs import Blobs
 from handinger.storage.database import Database
 from handinger.turns import reading
 from handinger.turns.accept import RequestIdentity
+from handinger.turns.deliveries import Deliveries
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -71,6 +72,7 @@ class Services:
     database: Database
     blobs: Blobs
     hub: Hub
+    deliveries: Deliveries
     engine_runs: Callable[[], bool]
     queue_is_full: Callable[[], bool]
     rate_limiter: RateLimiter | None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import App, Parameter
 
-from handinger.cli import output
+from handinger.cli import output, wording
 from handinger.cli.options import Options
 from handinger.cli.server_side import server_errors
 
@@ -50,7 +50,9 @@ def list_(*, org: Org = None, options: Annotated[Options, Parameter(parse=False)
     shape = options.shape()
     if shape == "pretty":
         table = (_columns(key) for key in found)
-        output.stdout().print(output.rows(table, "key", "name", "ends with", "created", "revoked"))
+        from handinger.cli import pretty
+
+        pretty.stdout().print(pretty.rows(table, "key", "name", "ends with", "created", "revoked"))
     else:
         output.write_records([_record(key) for key in found], shape)
 
@@ -62,12 +64,12 @@ def revoke(key_id: Annotated[str, Parameter(help="The key's id.")], *, org: Org 
         from handinger.cli import administration
 
         key = asyncio.run(administration.revoke_key(key_id, org))
-    output.note(f"Revoked {key.id} ({output.printable(key.name)}).")
+    output.note(f"Revoked {key.id} ({wording.printable(key.name)}).")
 
 
 def _columns(key: Key) -> tuple[str, ...]:
-    revoked = "" if key.revoked_at is None else output.moment(key.revoked_at)
-    return key.id, key.name, key.hint, output.moment(key.created_at), revoked
+    revoked = "" if key.revoked_at is None else wording.moment(key.revoked_at)
+    return key.id, key.name, key.hint, wording.moment(key.created_at), revoked
 
 
 def _record(key: Key) -> JsonObject:

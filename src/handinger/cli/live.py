@@ -18,7 +18,8 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from handinger.cli.output import closing, duration, one_line, printable, prose
+from handinger.cli.pretty import prose, show_closing
+from handinger.cli.wording import duration, one_line, printable
 from handinger.sdk.events import Event
 from handinger.sdk.fold import MessageFold
 from handinger.sdk.models import Part, ReasoningPart, SourceUrlPart, TextPart, ToolPart, UIMessage
@@ -62,7 +63,7 @@ class LiveView:
             for event in events:
                 self._show(event)
         if self._fold.worker is not None:
-            self._console.print(closing(self._fold.worker))
+            show_closing(self._console, self._fold.worker)
 
     def _region(self) -> AbstractContextManager[object]:
         if not self._console.is_terminal:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from handinger.cli import output
+from handinger.cli import output, wording
 from handinger.cli.options import Options
 from handinger.cli.server_side import server_errors
 
@@ -43,8 +43,10 @@ def list_(*, options: Annotated[Options, Parameter(parse=False)]) -> None:
         found = asyncio.run(administration.list_organizations())
     shape = options.shape()
     if shape == "pretty":
-        table = ((org.id, org.name, output.moment(org.created_at)) for org in found)
-        output.stdout().print(output.rows(table, "organization", "name", "created"))
+        table = ((org.id, org.name, wording.moment(org.created_at)) for org in found)
+        from handinger.cli import pretty
+
+        pretty.stdout().print(pretty.rows(table, "organization", "name", "created"))
     else:
         output.write_records([_record(organization) for organization in found], shape)
 

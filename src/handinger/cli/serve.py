@@ -34,6 +34,8 @@ def config(*, options: Annotated[Options, Parameter(parse=False)]) -> None:
         described = settings.describe(settings.load())
     shape = options.shape()
     if shape == "pretty":
-        output.stdout().print(output.rows(described))
+        from handinger.cli import pretty
+
+        pretty.stdout().print(pretty.rows(described))
     else:
         output.write_json(dict(described), indent=2 if shape == "json" else None)

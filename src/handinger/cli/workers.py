@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from cyclopts import App, Parameter
 
-from handinger.cli import output
+from handinger.cli import output, wording
 from handinger.cli.arguments import read_object, read_text
 from handinger.cli.failures import CommandError, ExitCode
 from handinger.cli.options import Options
@@ -64,11 +64,13 @@ def create(
     }
     _refuse_both(stream=stream, background=background)
     with options.client() as client:
-        if stream:
-            return _show_stream(client.workers.create(stream=True, **params), options)
         with _waiting("handinger workers list"):
-            worker = client.workers.create(background=background, **params)
-    return _show_turn(worker, options)
+            answer = (
+                client.workers.create(stream=True, **params)
+                if stream
+                else client.workers.create(background=background, **params)
+            )
+        return _show_answer(answer, options)
 
 
 @app.command(name="continue")
@@ -90,12 +92,13 @@ def continue_(
     }
     _refuse_both(stream=stream, background=background)
     with options.client() as client:
-        if stream:
-            events = client.workers.continue_(worker_id, stream=True, **params)
-            return _show_stream(events, options)
         with _waiting(f"handinger workers stream-updates {worker_id}"):
-            worker = client.workers.continue_(worker_id, background=background, **params)
-    return _show_turn(worker, options)
+            answer = (
+                client.workers.continue_(worker_id, stream=True, **params)
+                if stream
+                else client.workers.continue_(worker_id, background=background, **params)
+            )
+        return _show_answer(answer, options)
 
 
 @app.command
@@ -120,7 +123,9 @@ def list_(
         page = client.workers.list(limit=limit, cursor=cursor, status=status)
     shape = options.shape()
     if shape == "pretty":
-        output.show_workers(page)
+        from handinger.cli import pretty
+
+        pretty.show_workers(page)
     elif shape == "jsonl":
         for worker in page.workers:
             output.write_object(worker, shape)
@@ -200,19 +205,34 @@ def _write_file(target: Path, content: bytes) -> None:
         target.write_bytes(content)
     except OSError as error:
         raise CommandError(f"{target} cannot be written: {error.strerror}.") from error
-    output.note(f"Wrote {target} ({output.bytes_size(len(content))}).")
+    output.note(f"Wrote {target} ({wording.bytes_size(len(content))}).")
 
 
 @contextmanager
 def _waiting(how_to_return: str) -> Generator[None]:
     """Show that something goes on, and say where it goes on if nobody waits for it any more."""
-    console = output.stderr()
-    with console.status("working") if console.is_terminal else nullcontext():
+    with _spinner():
         try:
             yield
         except KeyboardInterrupt:
             output.note(f"Detached; the turn goes on. See it with: {how_to_return}")
             raise
+
+
+def _spinner() -> AbstractContextManager[object]:
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from handinger.cli.pretty import stderr
+
+    return stderr().status("working")
+
+
+def _show_answer(answer: Worker | EventStream, options: Options) -> int:
+    from handinger.sdk.models import Worker
+
+    if isinstance(answer, Worker):
+        return _show_turn(answer, options)
+    return _show_stream(answer, options)
 
 
 def _show_turn(worker: Worker, options: Options) -> int:
@@ -221,14 +241,16 @@ def _show_turn(worker: Worker, options: Options) -> int:
         return ExitCode.OK
     if options.shape() != "pretty":
         error = f"{worker.error.code}: {worker.error.message}"
-        output.note(f"error: {output.printable(error)}")
+        output.note(f"error: {wording.printable(error)}")
     return ExitCode.FAILED
 
 
 def _show_worker(worker: Worker, options: Options) -> None:
     shape = options.shape()
     if shape == "pretty":
-        output.show_worker(worker)
+        from handinger.cli import pretty
+
+        pretty.show_worker(worker)
     else:
         output.write_object(worker, shape)
 
@@ -246,8 +268,9 @@ def _show_stream(events: EventStream, options: Options) -> int:
 
 def _view(events: EventStream) -> int:
     from handinger.cli.live import LiveView
+    from handinger.cli.pretty import stdout
 
-    view = LiveView(output.stdout())
+    view = LiveView(stdout())
     view.follow(events)
     return ExitCode.FAILED if view.failed else ExitCode.OK
 
@@ -266,7 +289,7 @@ def _print_events(events: EventStream, options: Options) -> int:
             failure = str(event.data.get("errorText")) if event.type == "error" else None
     if failure is None:
         return ExitCode.OK
-    output.note(f"error: {output.printable(failure)}")
+    output.note(f"error: {wording.printable(failure)}")
     return ExitCode.FAILED
 
 

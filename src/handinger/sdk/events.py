@@ -13,9 +13,6 @@ from handinger.sdk.sse import ServerSentEvent
 # Exactly one of these ends each turn.
 TERMINAL_TYPES = frozenset({"finish", "abort", "error"})
 
-# These stand between turns; every other type belongs to the turn that is being told.
-_BETWEEN_TURNS = frozenset({"data-message", "data-worker"})
-
 _JSON_OBJECT: TypeAdapter[JsonObject] = TypeAdapter(JsonObject)
 
 
@@ -42,23 +39,16 @@ class Event:
         return self.type in TERMINAL_TYPES
 
     @property
-    def is_inside_turn(self) -> bool:
-        """Whether a turn goes on after it, so that a stream cannot rightly end here."""
-        return not self.is_terminal and self.type not in _BETWEEN_TURNS
-
-    @property
     def worker(self) -> Worker | None:
         """The worker that a `data-worker` event brings."""
-        if self.type != "data-worker":
-            return None
-        return Worker.model_validate(self.data.get("data"))
+        brought = self.data.get("data") if self.type == "data-worker" else None
+        return None if brought is None else Worker.model_validate(brought)
 
     @property
     def message(self) -> UIMessage | None:
         """The message that a `data-message` event brings."""
-        if self.type != "data-message":
-            return None
-        return UIMessage.model_validate(self.data.get("data"))
+        brought = self.data.get("data") if self.type == "data-message" else None
+        return None if brought is None else UIMessage.model_validate(brought)
 
 
 def of_sse(sse: ServerSentEvent) -> Event:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections import deque
+from enum import Enum, auto
 from types import TracebackType
 from typing import Self
 
@@ -32,6 +33,25 @@ from handinger.sdk.sse import SSEDecoder
 _MAX_BARREN_CONNECTIONS = 8
 
 
+class Stage(Enum):
+    """What is being told, for a server that shuts down ends its streams as properly as any."""
+
+    DONE = auto()  # nothing: the stream may rightly end here
+    MESSAGES = auto()  # what has been, before the worker or a turn is told
+    TURN = auto()
+
+    def after(self, event: Event) -> Stage:
+        """The stage once this event was told."""
+        if event.is_terminal:
+            return Stage.DONE
+        if event.type == "data-message":
+            return Stage.MESSAGES
+        if event.type == "data-worker":
+            # It ends the story of an idle worker; that of a turn it does not end yet.
+            return Stage.TURN if self is Stage.TURN else Stage.DONE
+        return Stage.TURN
+
+
 class StreamSession:
     """One reader's place in the story of a worker, over any number of connections."""
 
@@ -56,7 +76,7 @@ class StreamSession:
         self._reply: Reply | None = None
         self._decoder = SSEDecoder()
         self._ready: deque[Event] = deque()
-        self._inside_turn = one_turn
+        self._stage = Stage.TURN if one_turn else Stage.DONE
         self._barren_connections = 0
 
     def connect(self) -> Flow[None]:
@@ -100,7 +120,7 @@ class StreamSession:
 
     def _note(self, event: Event) -> None:
         self._barren_connections = 0
-        self._inside_turn = event.is_inside_turn or (self._one_turn and not event.is_terminal)
+        self._stage = self._stage.after(event)
         self.last_event_id = event.id or self.last_event_id
         if self._one_turn:
             self.turn_id = self.turn_id or event.turn_id
@@ -115,7 +135,7 @@ class StreamSession:
             return (yield from self._reconnect(cause))
         if chunk is not None:
             self._ready.extend(events.of_sse(sse) for sse in self._decoder.feed(chunk))
-        elif self._inside_turn:
+        elif self._stage is not Stage.DONE:
             cut = APIConnectionError("The stream ended before the turn did.")
             yield from self._reconnect(cut)
         else:

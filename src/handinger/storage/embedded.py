@@ -152,7 +152,7 @@ class EmbeddedPostgres:
             try:
                 # The share is closed before the transition lock, or who leaves next would see it.
                 with _transition(self._data_dir, timeout_s=_LEAVE_LOCK_TIMEOUT_S), held:
-                    return _is_last(share) and self._cluster.stop()
+                    return _lock_alone(share) and self._cluster.stop()
             except _LockTimeout:
                 # Whoever works on it for so long has a share, or is about to take one.
                 return False
@@ -177,7 +177,7 @@ class ServeLock:
         with _explained(data_dir):
             data_dir = _made(data_dir)
             descriptor = _open_private(data_dir / "serve.lock")
-            if not _try_lock(descriptor):
+            if not _lock_alone(descriptor):
                 holder = os.pread(descriptor, 32, 0).decode("utf-8", "replace").strip()
                 os.close(descriptor)
                 raise DataDirectoryInUse(
@@ -212,7 +212,7 @@ def _transition(data_dir: Path, *, timeout_s: float) -> Generator[int]:
     descriptor = _open_private(path)
     try:
         deadline = time.monotonic() + timeout_s
-        while not _try_lock(descriptor):
+        while not _lock_alone(descriptor):
             if time.monotonic() > deadline:
                 raise _LockTimeout(
                     f"Another process has been starting or stopping the PostgreSQL of {data_dir}"
@@ -224,7 +224,8 @@ def _transition(data_dir: Path, *, timeout_s: float) -> Generator[int]:
         os.close(descriptor)
 
 
-def _try_lock(descriptor: int) -> bool:
+def _lock_alone(descriptor: int) -> bool:
+    """Whether nobody else has a lock on it; a shared one of the caller's may be lost by asking."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -232,22 +233,14 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _is_last(share: int) -> bool:
-    """Whether nobody else holds a share; asking may cost the caller its own."""
-    return _try_lock(share)
-
-
 @contextlib.contextmanager
 def _stopped_on_failure(cluster: "_Cluster", share: int) -> Generator[None]:
     try:
         yield
     except EmbeddedPostgresError:
-        if _is_last(share):
+        if _lock_alone(share):
             cluster.stop()
         raise
-
-
-# Files.
 
 
 def _made(data_dir: Path) -> Path:
@@ -277,8 +270,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _short_name(data_dir: Path) -> str:
-    digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()
-    return f"handinger-{digest[:16]}"
+    return f"handinger-{hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]}"
 
 
 @contextlib.contextmanager
@@ -351,17 +343,14 @@ def _renumbering() -> list[str]:
     if shutil.which("unshare") is None:
         raise _no_way_as_root("`unshare` of util-linux, which would make one, is not on the PATH")
     # initdb asks for the name that belongs to its number; any number that has one will do.
-    numbers = [entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid != 0]
-    number = 1000 if 1000 in numbers or not numbers else numbers[0]
+    number = next((number for number in (1000, 1, 2, 65534) if _user_name(number)), 1000)
     return ["unshare", "--user", f"--map-user={number}", f"--map-group={number}"]
 
 
 def _user_namespaces_work() -> bool:
-    try:
-        command = [*_renumbering(), "true"]
-    except EmbeddedPostgresUnavailable:
+    if shutil.which("unshare") is None:
         return False
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+    return subprocess.run([*_renumbering(), "true"], capture_output=True).returncode == 0
 
 
 def _programs() -> Path:
@@ -396,11 +385,10 @@ def _find(data_dir: Path) -> Path | None:
     try:
         version = (folder / "PG_VERSION").read_text("utf-8").strip()
     except FileNotFoundError:
-        if any(folder.iterdir()):
-            raise EmbeddedPostgresError(
-                f"{folder} is not a PostgreSQL data directory; move it away."
-            ) from None
-        return None
+        if not any(folder.iterdir()):
+            return None
+        message = f"{folder} is not a PostgreSQL data directory; move it away."
+        raise EmbeddedPostgresError(message) from None
     if version != str(MAJOR_VERSION):
         raise EmbeddedPostgresError(
             f"{folder} was made by PostgreSQL {version}, and this Handinger has PostgreSQL"
@@ -428,17 +416,18 @@ def _account_of(folder: Path) -> _Account:
         return _Account(uid=me, gid=os.getegid(), is_renumbered=me == 0)
     if me == 0:
         return _Account(uid=owner.st_uid, gid=owner.st_gid)
+    owned_by = _user_name(owner.st_uid) or f"user {owner.st_uid}"
     raise EmbeddedPostgresError(
-        f"{folder} belongs to {_user_name(owner.st_uid)} and this process runs as {_user_name(me)}:"
+        f"{folder} belongs to {owned_by} and this process runs as {_user_name(me) or f'user {me}'}:"
         " run as its owner, or choose another data directory with HANDINGER_DATA_DIR."
     )
 
 
-def _user_name(uid: int) -> str:
+def _user_name(uid: int) -> str | None:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return f"user {uid}"
+        return None
 
 
 def _create(data_dir: Path, transition: int) -> Path:
@@ -487,24 +476,39 @@ def _choose(data_dir: Path) -> tuple[_Account, Path]:
         return user, data_dir
     if not user.can_work_in(Path("/")):
         raise _no_way_as_root(f"the user {_SYSTEM_USER} cannot execute {_programs() / 'postgres'}")
-    _SYSTEM_HOME.mkdir(mode=0o711, parents=True, exist_ok=True)
+    _make_system_home()
+    if not user.can_work_in(_SYSTEM_HOME):
+        raise _no_way_as_root(f"the user {_SYSTEM_USER} may not pass through {_SYSTEM_HOME}")
     return user, _SYSTEM_HOME
 
 
-def _system_user() -> _Account:
-    with contextlib.suppress(KeyError):
-        return _account_named(_SYSTEM_USER)
-    trouble = _add_user(_SYSTEM_USER)
+def _make_system_home() -> None:
     try:
-        # Another process may have added the user at the same time, which makes ours fail.
-        return _account_named(_SYSTEM_USER)
-    except KeyError:
-        raise _no_way_as_root(f"the user {_SYSTEM_USER} cannot be added ({trouble})") from None
+        _SYSTEM_HOME.mkdir(parents=True)
+        _SYSTEM_HOME.chmod(0o711)  # Whatever the umask is.
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise _no_way_as_root(f"{_SYSTEM_HOME} cannot be made ({error.strerror})") from error
 
 
-def _account_named(name: str) -> _Account:
-    entry = pwd.getpwnam(name)
+def _system_user() -> _Account:
+    trouble = ""
+    if not _has_user(_SYSTEM_USER):
+        trouble = _add_user(_SYSTEM_USER)
+    # Another process may have added the user at the same time, which makes ours fail.
+    if not _has_user(_SYSTEM_USER):
+        raise _no_way_as_root(f"the user {_SYSTEM_USER} cannot be added ({trouble})")
+    entry = pwd.getpwnam(_SYSTEM_USER)
     return _Account(uid=entry.pw_uid, gid=entry.pw_gid)
+
+
+def _has_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def _add_user(name: str) -> str:
@@ -618,10 +622,6 @@ class _Cluster:
     def socket(self) -> Path:
         return self.socket_folder / _SOCKET_NAME
 
-    @property
-    def _pid_file(self) -> Path:
-        return self.folder / "postmaster.pid"
-
     def url(self, database: str) -> str:
         host = quote(os.fsencode(self.socket_folder))
         return f"postgresql://handinger@/{database}?host={host}&port=5432"
@@ -658,7 +658,7 @@ class _Cluster:
 
     def _postmaster(self) -> int | None:
         """The process on this folder; a number that belongs to another program by now is none."""
-        pid = _noted_pid(self._pid_file)
+        pid = _noted_pid(self.folder / "postmaster.pid")
         return pid if pid is not None and _runs_on(pid, self.folder) else None
 
     def _answers(self) -> bool:
@@ -670,8 +670,7 @@ class _Cluster:
             with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
                 self._check_and_complete(connection)
         except psycopg.Error as error:
-            # No code: it refused or ended the connection. Class 57: it starts, or somebody ends it.
-            if error.sqlstate is None or error.sqlstate.startswith("57"):
+            if _passes(error):
                 return False
             raise EmbeddedPostgresError(
                 f"The PostgreSQL in {self.folder} cannot be used: {str(error).strip()}"
@@ -715,7 +714,8 @@ class _Cluster:
 
     def _forget_other_programs(self) -> None:
         """PostgreSQL overlooks a dead process in its lock files, but no other that lives."""
-        for lock_file in (self._pid_file, self.socket.with_name(f"{_SOCKET_NAME}.lock")):
+        of_the_socket = self.socket_folder / f"{_SOCKET_NAME}.lock"
+        for lock_file in (self.folder / "postmaster.pid", of_the_socket):
             pid = _noted_pid(lock_file)
             if pid is not None and (pid == 0 or (_exists(pid) and not _runs_on(pid, self.folder))):
                 lock_file.unlink(missing_ok=True)
@@ -740,14 +740,19 @@ class _Cluster:
         return f"The PostgreSQL in {self.folder} {trouble}; its log {self.log} ends with: {lines}"
 
 
+def _passes(error: psycopg.Error) -> bool:
+    """Whether waiting helps: it starts, is ended by somebody, or is full."""
+    if error.sqlstate is not None:
+        return error.sqlstate.startswith("57")
+    # A refused connection has no code; the texts are in English, as PostgreSQL runs with LC_ALL=C.
+    said = str(error)
+    return "FATAL:" not in said or "the database system is" in said or "too many clients" in said
+
+
 def _cluster(data_dir: Path, folder: Path) -> _Cluster:
-    account = _account_of(folder)
-    return _Cluster(
-        folder=folder,
-        account=account,
-        socket_folder=_socket_folder(data_dir, folder, account),
-        log=data_dir / "postgres.log",
-    )
+    account, log = _account_of(folder), data_dir / "postgres.log"
+    where = _socket_folder(data_dir, folder, account)
+    return _Cluster(folder=folder, account=account, socket_folder=where, log=log)
 
 
 def _noted_pid(lock_file: Path) -> int | None:
@@ -757,7 +762,7 @@ def _noted_pid(lock_file: Path) -> int | None:
     except FileNotFoundError:
         return None
     # `postgres --single` notes its number as a negative one.
-    match = re.match(rb"-?(\d+)\n", noted)
+    match = re.match(rb"-?(\d{1,9})\n", noted)
     return int(match[1]) if match else 0
 
 
@@ -785,7 +790,7 @@ def _exists(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True
 
 

@@ -78,15 +78,15 @@ async def create_worker(
             return earlier
         await sql.run(
             "WITH worker AS (INSERT INTO workers (id, organization_id, metadata, model)"
-            " VALUES (%(worker_id)s, %(organization_id)s, %(metadata)s, %(model)s))"
-            " INSERT INTO tasks (id, organization_id, worker_id)"
-            " VALUES (%(task_id)s, %(organization_id)s, %(worker_id)s)",
-            worker_id=turn.worker_id,
+            " VALUES (%(worker_id)s, %(organization_id)s, %(metadata)s, %(model)s)),"
+            " task AS (INSERT INTO tasks (id, organization_id, worker_id)"
+            " VALUES (%(task_id)s, %(organization_id)s, %(worker_id)s) RETURNING id),"
+            + _INSERT_TURN,
             metadata=Json(dict(metadata), dumps=workers.dump),
             model=settings.model_id,
             task_id=ids.new("tsk"),
+            **_columns(turn, request),
         )
-        await _insert_turn(sql, turn, request)
         await engine.enqueue(sql.connection, RUN_WORKER, lock=turn.worker_id, new=True)
     return Accepted(turn.worker_id, turn.id)
 
@@ -116,7 +116,11 @@ async def continue_worker(
                 f"{waiting} turns wait for this worker already, and {limit} may. "
                 "Wait for one to end, or cancel."
             )
-        await _insert_turn(sql, turn, request)
+        await sql.run(
+            "WITH task AS (SELECT id FROM tasks WHERE organization_id = %(organization_id)s"
+            " AND worker_id = %(worker_id)s)," + _INSERT_TURN,
+            **_columns(turn, request),
+        )
         await engine.enqueue(sql.connection, RUN_WORKER, lock=turn.worker_id)
     return Accepted(turn.worker_id, turn.id)
 
@@ -136,33 +140,34 @@ async def lock_worker(sql: TenantStatements, worker_id: WorkerId) -> None:
         raise workers.not_found(worker_id)
 
 
-async def _insert_turn(
-    sql: TenantStatements, turn: NewTurn, request: RequestIdentity | None
-) -> None:
-    await sql.run(
-        "INSERT INTO turns (id, organization_id, worker_id, task_id, status, source, input,"
-        " budget, created_at)"
-        " SELECT %(turn_id)s, %(organization_id)s, %(worker_id)s, id, 'pending', %(source)s,"
-        " %(input)s, %(budget)s, %(created_at)s FROM tasks"
-        " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s",
-        turn_id=turn.id,
-        worker_id=turn.worker_id,
-        source=turn.instruction.source,
-        input=turn.instruction.input,
-        budget=turn.instruction.budget,
-        created_at=turn.created_at,
-    )
-    if request is None:
-        return
-    await sql.run(
-        "INSERT INTO requests (organization_id, key_id, idempotency_key, fingerprint, turn_id)"
-        " VALUES (%(organization_id)s, %(key_id)s, %(idempotency_key)s, %(fingerprint)s,"
-        " %(turn_id)s)",
-        key_id=request.key_id,
-        idempotency_key=request.idempotency_key,
-        fingerprint=request.fingerprint,
-        turn_id=turn.id,
-    )
+# Goes on from a CTE `task`. A request's identity is kept with the turn that it made.
+_INSERT_TURN = """
+turn AS (
+    INSERT INTO turns
+        (id, organization_id, worker_id, task_id, status, source, input, budget, created_at)
+    SELECT %(turn_id)s, %(organization_id)s, %(worker_id)s, id, 'pending', %(source)s,
+        %(input)s, %(budget)s, %(created_at)s
+    FROM task
+    RETURNING id
+)
+INSERT INTO requests (organization_id, key_id, idempotency_key, fingerprint, turn_id)
+SELECT %(organization_id)s, %(key_id)s, %(idempotency_key)s, %(fingerprint)s, id
+FROM turn WHERE %(key_id)s::text IS NOT NULL
+"""
+
+
+def _columns(turn: NewTurn, request: RequestIdentity | None) -> dict[str, object]:
+    return {
+        "turn_id": turn.id,
+        "worker_id": turn.worker_id,
+        "source": turn.instruction.source,
+        "input": turn.instruction.input,
+        "budget": turn.instruction.budget,
+        "created_at": turn.created_at,
+        "key_id": request.key_id if request else None,
+        "idempotency_key": request.idempotency_key if request else None,
+        "fingerprint": request.fingerprint if request else None,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,18 +224,3 @@ async def _joined_by_key(sql: TenantStatements, request: RequestIdentity) -> Acc
             "send a new key with a new request."
         )
     return Accepted(earlier.worker_id, earlier.turn_id, joined=True)
-
-
-async def note_delivery(
-    database: Database, organization_id: OrganizationId, accepted: Accepted
-) -> None:
-    """The answer went out in full, so that a later request like it is a new one."""
-    async with database.tenant(organization_id).transaction() as sql:
-        # Losing this in a crash of PostgreSQL only lets a retry join; it is not worth a disk sync.
-        await sql.connection.execute("SET LOCAL synchronous_commit = off")
-        await sql.run(
-            "UPDATE requests SET delivered_at = now()"
-            " WHERE organization_id = %(organization_id)s AND turn_id = %(turn_id)s"
-            " AND delivered_at IS NULL",
-            turn_id=accepted.turn_id,
-        )

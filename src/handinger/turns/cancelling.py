@@ -84,4 +84,4 @@ async def _end_waiting(sql: TenantStatements, worker_id: WorkerId, turn: _Unende
         started_at=None,
         spending=Spending(),
     )
-    await execution.end_turn(sql, ended, execution.CANCELLED, entries=[], retry=1)
+    await execution.end_waiting(sql, ended, execution.CANCELLED)

@@ -7,7 +7,7 @@ the turn since, nothing is written and Superseded is raised.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from psycopg.types.json import Json, Jsonb
 
@@ -179,6 +179,13 @@ async def load_tools(tenant: Tenant, turn_id: TurnId) -> list[ToolRecord]:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Advanced:
+    cancel_requested: bool
+    last_message_id: int | None
+    others_wait: bool
+
+
 class Journal:
     """The only writer of one attempt at one turn."""
 
@@ -188,6 +195,8 @@ class Journal:
         self.spending = turn.spending
         self.cancel_requested = turn.cancel_requested
         self.last_message_id = 0
+        # Whether a turn waited behind this one when it ended; known once it has.
+        self.others_wait = True
         self._tenant = database.tenant(turn.organization_id)
 
     async def write(self, record: Record) -> None:
@@ -195,24 +204,40 @@ class Journal:
         spending = self.spending + record.spending
         entries = self.story.uncommitted()
         first = self.story.committed
+        completion = _NOT_COMPLETED
         async with self._tenant.transaction() as sql:
-            await self._fence(sql, record.spending)
-            if entries:
-                await self._insert_entries(sql, first, entries)
-            if record.messages:
-                self.last_message_id = await self._insert_messages(sql, record.messages)
+            if record.ending is not None:
+                turn = self._ended(spending)
+                completion = Completion.of(
+                    turn,
+                    record.ending,
+                    entries=self.story.entries,
+                    retry=self.story.take.retry + 1,
+                )
+                # First, so that every transaction locks a worker before its turns.
+                await book(sql, turn, completion)
+            await self._advance(sql, record, first, entries, completion)
             if record.started_tools:
                 await self._insert_tools(sql, record.started_tools)
             for tool in record.finished_tools:
                 await self._finish_tool(sql, tool)
             for change in record.file_changes:
                 await files.apply(sql, self.turn.worker_id, change)
-            if record.ending is not None:
-                await self._end(sql, record.ending, spending)
         self.spending = spending
         self.story.commit(first + len(entries))
         if record.ending is not None:
             tell_ending(self.story, record.ending)
+
+    def _ended(self, spending: Spending) -> "EndedTurn":
+        turn = self.turn
+        return EndedTurn(
+            id=turn.id,
+            worker_id=turn.worker_id,
+            source=turn.source,
+            created_at=turn.created_at,
+            started_at=turn.started_at,
+            spending=spending,
+        )
 
     async def release(self) -> None:
         """Give the turn back as it is; whoever claims it next goes on. Not a crash."""
@@ -224,9 +249,24 @@ class Journal:
                 attempt=self.turn.attempt,
             )
 
-    async def _fence(self, sql: TenantStatements, spending: Spending) -> None:
-        cancel_requested = await sql.value(
-            "UPDATE turns SET steps = steps + %(steps)s,"
+    async def _advance(
+        self,
+        sql: TenantStatements,
+        record: Record,
+        first: int,
+        entries: Sequence[Entry],
+        completion: "Completion",
+    ) -> None:
+        """The fence, the sums, the entries and the messages in one statement. Raises Superseded.
+
+        This is the hot path: every statement costs about as much as the work that it does.
+        """
+        advanced = await sql.first(
+            _Advanced,
+            "WITH fenced AS (UPDATE turns SET status = %(status)s, ended_at = %(ended_at)s,"
+            " error = %(error)s, incomplete_reason = %(reason)s, retry = %(retry)s,"
+            " output = %(output)s, assistant_message = %(message)s,"
+            " steps = steps + %(steps)s,"
             " input_tokens = input_tokens + %(input_tokens)s,"
             " output_tokens = output_tokens + %(output_tokens)s,"
             " reasoning_tokens = reasoning_tokens + %(reasoning_tokens)s,"
@@ -237,44 +277,37 @@ class Journal:
             " sandbox_cost_nano = sandbox_cost_nano + %(sandbox_cost_nano)s,"
             " internal_cost_nano = internal_cost_nano + %(internal_cost_nano)s"
             " WHERE organization_id = %(organization_id)s AND id = %(id)s"
-            " AND attempt = %(attempt)s AND status = 'running' RETURNING cancel_requested",
-            id=self.turn.id,
-            attempt=self.turn.attempt,
-            **spending.columns(),
-        )
-        if cancel_requested is None:
-            raise Superseded(f"Turn {self.turn.id} is no longer executed by this attempt.")
-        self.cancel_requested = cast(bool, cancel_requested)
-
-    async def _insert_entries(
-        self, sql: TenantStatements, first: int, entries: Sequence[Entry]
-    ) -> None:
-        await sql.run(
-            "INSERT INTO entries"
+            " AND attempt = %(attempt)s AND status = 'running' RETURNING id, cancel_requested),"
+            " told AS (INSERT INTO entries"
             " (organization_id, turn_id, number, attempt, retry, kind, text, data)"
-            " SELECT %(organization_id)s, %(turn_id)s, row.*"
-            " FROM unnest(%(numbers)s::int[], %(attempts)s::int[], %(retries)s::int[],"
-            " %(kinds)s::text[], %(texts)s::text[], %(data)s::json[]) row",
-            turn_id=self.turn.id,
+            " SELECT %(organization_id)s, fenced.id, row.* FROM fenced,"
+            " unnest(%(numbers)s::int[], %(attempts)s::int[], %(retries)s::int[],"
+            " %(kinds)s::text[], %(texts)s::text[], %(data)s::json[]) row),"
+            " said AS (INSERT INTO messages (organization_id, worker_id, turn_id, payload)"
+            " SELECT %(organization_id)s, %(worker_id)s, fenced.id, payload FROM fenced,"
+            " unnest(%(payloads)s::text[]) WITH ORDINALITY AS row(payload, n) ORDER BY n"
+            " RETURNING id)"
+            " SELECT cancel_requested, (SELECT max(id) FROM said) AS last_message_id,"
+            " EXISTS (SELECT 1 FROM turns WHERE organization_id = %(organization_id)s"
+            " AND worker_id = %(worker_id)s AND status = 'pending') AS others_wait FROM fenced",
+            id=self.turn.id,
+            worker_id=self.turn.worker_id,
+            attempt=self.turn.attempt,
             numbers=list(range(first, first + len(entries))),
             attempts=[entry.take.attempt for entry in entries],
             retries=[entry.take.retry for entry in entries],
             kinds=[entry.kind.value for entry in entries],
             texts=[entry.text for entry in entries],
             data=[Json(entry.data, dumps=workers.dump) for entry in entries],
+            payloads=list(record.messages),
+            **completion.columns(),
+            **record.spending.columns(),
         )
-
-    async def _insert_messages(self, sql: TenantStatements, payloads: Sequence[str]) -> int:
-        return await sql.value(
-            "WITH inserted AS ("
-            "INSERT INTO messages (organization_id, worker_id, turn_id, payload)"
-            " SELECT %(organization_id)s, %(worker_id)s, %(turn_id)s, payload"
-            " FROM unnest(%(payloads)s::text[]) WITH ORDINALITY AS row(payload, n) ORDER BY n"
-            " RETURNING id) SELECT max(id) FROM inserted",
-            worker_id=self.turn.worker_id,
-            turn_id=self.turn.id,
-            payloads=list(payloads),
-        )
+        if advanced is None:
+            raise Superseded(f"Turn {self.turn.id} is no longer executed by this attempt.")
+        self.cancel_requested = self.cancel_requested or advanced.cancel_requested
+        self.last_message_id = advanced.last_message_id or self.last_message_id
+        self.others_wait = advanced.others_wait
 
     async def _insert_tools(self, sql: TenantStatements, tools: Sequence[ToolRecord]) -> None:
         await sql.run(
@@ -298,23 +331,6 @@ class Journal:
             result=tool.result,
         )
 
-    async def _end(self, sql: TenantStatements, ending: Ending, spending: Spending) -> None:
-        turn = self.turn
-        await end_turn(
-            sql,
-            EndedTurn(
-                id=turn.id,
-                worker_id=turn.worker_id,
-                source=turn.source,
-                created_at=turn.created_at,
-                started_at=turn.started_at,
-                spending=spending,
-            ),
-            ending,
-            entries=self.story.entries,
-            retry=self.story.take.retry + 1,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class EndedTurn:
@@ -328,37 +344,68 @@ class EndedTurn:
     spending: Spending
 
 
-async def end_turn(
-    sql: TenantStatements,
-    turn: EndedTurn,
-    ending: Ending,
-    *,
-    entries: Sequence[Entry],
-    retry: int,
-) -> None:
-    """Complete a turn in the caller's transaction: its answer, its worker's sums, the notice."""
-    now = datetime.now(UTC)
-    duration_ms = 0
-    if turn.started_at is not None:
-        duration_ms = max(0, int((now - turn.started_at).total_seconds() * 1000))
-    message = workers.assistant_message(
-        turn.id,
-        entries,
-        {
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What ending a turn writes into its row."""
+
+    status: Literal["running", "completed"]
+    ended_at: datetime | None = None
+    duration_ms: int = 0
+    error: dict[str, str] | None = None
+    reason: IncompleteReason | None = None
+    retry: int = 0
+    output: Sequence[Event] | None = None
+    message: Event | None = None
+
+    @classmethod
+    def of(
+        cls, turn: EndedTurn, ending: Ending, *, entries: Sequence[Entry], retry: int
+    ) -> "Completion":
+        """A turn that ends now, with this story."""
+        now = datetime.now(UTC)
+        duration_ms = 0
+        if turn.started_at is not None:
+            duration_ms = max(0, int((now - turn.started_at).total_seconds() * 1000))
+        usage = turn.spending.usage_json(credits=turn.spending.credits, duration_ms=duration_ms)
+        metadata = {
             **workers.message_metadata(turn.worker_id, turn.id, turn.source, turn.created_at),
-            "usage": turn.spending.usage_json(
-                credits=turn.spending.credits, duration_ms=duration_ms
-            ),
+            "usage": usage,
             "costs": turn.spending.costs_json(),
-        },
-    )
-    error = ending.error_json()
+        }
+        return cls(
+            status="completed",
+            ended_at=now,
+            duration_ms=duration_ms,
+            error=ending.error_json(),
+            reason=ending.incomplete_reason,
+            retry=retry,
+            output=story.outputs(story.message_id(turn.id), entries),
+            message=workers.assistant_message(turn.id, entries, metadata),
+        )
+
+    def columns(self) -> dict[str, object]:
+        """By the names of the parameters that bring it to the turn's row."""
+        return {
+            "status": self.status,
+            "ended_at": self.ended_at,
+            "error": Jsonb(self.error) if self.error else None,
+            "reason": self.reason,
+            "retry": self.retry,
+            "output": None if self.output is None else Json(self.output, dumps=workers.dump),
+            "message": None if self.message is None else Json(self.message, dumps=workers.dump),
+        }
+
+
+_NOT_COMPLETED = Completion(status="running")
+
+
+async def book(sql: TenantStatements, turn: EndedTurn, completion: Completion) -> None:
+    """Add an ended turn to its worker's sums, and announce its end when this transaction commits.
+
+    Locks the worker's row.
+    """
     await sql.run(
-        "WITH ended AS (UPDATE turns SET status = 'completed', ended_at = %(now)s,"
-        " error = %(error)s, incomplete_reason = %(reason)s, retry = %(retry)s,"
-        " output = %(output)s, assistant_message = %(message)s"
-        " WHERE organization_id = %(organization_id)s AND id = %(id)s)"
-        " UPDATE workers SET credits = credits + %(credits)s,"
+        "UPDATE workers SET credits = credits + %(credits)s,"
         " duration_ms = duration_ms + %(duration_ms)s, steps = steps + %(steps)s,"
         " input_tokens = input_tokens + %(input_tokens)s,"
         " output_tokens = output_tokens + %(output_tokens)s,"
@@ -369,20 +416,29 @@ async def end_turn(
         " tool_cost_nano = tool_cost_nano + %(tool_cost_nano)s,"
         " sandbox_cost_nano = sandbox_cost_nano + %(sandbox_cost_nano)s,"
         " internal_cost_nano = internal_cost_nano + %(internal_cost_nano)s"
-        " WHERE organization_id = %(organization_id)s AND id = %(worker_id)s",
-        id=turn.id,
+        " WHERE organization_id = %(organization_id)s AND id = %(worker_id)s"
+        " RETURNING pg_notify(%(channel)s, %(notice)s)",
         worker_id=turn.worker_id,
-        now=now,
-        error=Jsonb(error) if error else None,
-        reason=ending.incomplete_reason,
-        retry=retry,
-        output=Json(story.outputs(story.message_id(turn.id), entries), dumps=workers.dump),
-        message=Json(message, dumps=workers.dump),
         credits=turn.spending.credits,
-        duration_ms=duration_ms,
+        duration_ms=completion.duration_ms,
+        channel=live.CHANNEL,
+        notice=live.end_notice(turn.id),
         **turn.spending.columns(),
     )
-    await live.announce_end(sql.connection, [turn.id])
+
+
+async def end_waiting(sql: TenantStatements, turn: EndedTurn, ending: Ending) -> None:
+    """Complete a turn that was never executed, in a transaction that holds its worker's row."""
+    completion = Completion.of(turn, ending, entries=[], retry=1)
+    await book(sql, turn, completion)
+    await sql.run(
+        "UPDATE turns SET status = %(status)s, ended_at = %(ended_at)s, error = %(error)s,"
+        " incomplete_reason = %(reason)s, retry = %(retry)s, output = %(output)s,"
+        " assistant_message = %(message)s"
+        " WHERE organization_id = %(organization_id)s AND id = %(id)s AND status = 'pending'",
+        id=turn.id,
+        **completion.columns(),
+    )
 
 
 def tell_ending(told: Story, ending: Ending) -> None:

@@ -1,173 +1,40 @@
-"""What the demo model can do: each action tells its result, and asks for the tool calls that it needs.
+"""What the demo model can do: each action tells its result and asks for the tool calls it needs.
 
 An action never fails: what went wrong becomes a sentence of the answer.
 """
 
 import re
 import shlex
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pydantic import JsonValue
 
 from handinger.agent.demo import arithmetic, memory, spans, summary, table, when
 from handinger.agent.demo.conversation import Conversation, Outcome
-from handinger.agent.demo.prompt import Document
+from handinger.agent.demo.desk import (
+    Desk,
+    Page,
+    Product,
+    Source,
+    Steps,
+    Takes,
+    ToolUse,
+    WorkspaceFile,
+    obtain_all,
+)
 from handinger.agent.demo.prompt import split as split_prompt
 
-ProductKind = Literal["summary", "calculation", "table", "output", "text"]
-# What a file or mail takes of the results so far: those of one kind, the last one, or all.
-Takes = ProductKind | Literal["last", "all"]
-
-INTRODUCTION = "I am the demo model, a small stand-in without a language model behind it."
-
 _SHOWN_CHARACTERS = 4_000
-_SHOWN_FAILURE_CHARACTERS = 300
 _MAX_CANCELLED = 20
 
 
-@dataclass(frozen=True, slots=True)
-class ToolUse:
-    tool: str
-    arguments: Mapping[str, JsonValue]
-
-
-Steps = Generator[ToolUse, Outcome, None]
-
-
 class Action(Protocol):
-    def perform(self, desk: "Desk") -> Steps | None:
+    def perform(self, desk: Desk) -> Steps | None:
         """Tell the result on the desk, by way of tool calls where they are needed."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    kind: ProductKind
-    text: str
-
-
-@dataclass(slots=True)
-class Desk:
-    """What lies open while a plan is carried out. `material` is what `it` means.
-
-    `material` is None until something was read, and empty once reading failed.
-    """
-
-    documents: Sequence[Document]
-    conversation: Conversation
-    mail_takes_list: bool = False
-    material: list[Document] | None = None
-    products: list[Product] = field(default_factory=list[Product])
-    paragraphs: list[str] = field(default_factory=list[str])
-    last_path: str | None = None
-    read: dict[str, Document] = field(default_factory=dict[str, Document])
-
-    @property
-    def now(self) -> datetime:
-        return self.conversation.now.at
-
-    def tell(self, paragraph: str) -> None:
-        if paragraph and paragraph not in self.paragraphs:
-            self.paragraphs.append(paragraph)
-
-    def tell_product(self, kind: ProductKind, text: str) -> None:
-        self.products.append(Product(kind, text))
-        self.tell(text)
-
-    def tell_failure(self, use: ToolUse, outcome: Outcome) -> None:
-        if outcome.refused:
-            self.tell(outcome.text)
-            return
-        reason = spans.shortened(outcome.text, _SHOWN_FAILURE_CHARACTERS) or "it gave no reason"
-        about = next((value for value in use.arguments.values() if isinstance(value, str)), "")
-        named = f" for `{spans.shortened(about, 80).replace('`', '')}`" if about else ""
-        self.tell(f"`{use.tool}` failed{named}: {reason}")
-
-    def given(self) -> list[Document]:
-        """The texts that `it` or nothing at all refers to, the nearest ones first."""
-        if self.material is not None:
-            return self.material
-        return list(self.documents) or self._earlier_documents()
-
-    def taken(self, takes: Takes) -> str | None:
-        """The results that are to be handed on, or None if there are none."""
-        wanted = [product.text for product in self.products if takes in ("all", product.kind)]
-        if takes == "last" or not wanted:
-            wanted = [product.text for product in self.products[-1:]]
-        if wanted:
-            return "\n\n".join(wanted)
-        if self.material is not None:
-            return "\n\n".join(document.text for document in self.material) or None
-        if self.paragraphs:  # Something went wrong on the way; older results are not meant.
-            return None
-        said = [turn.said[-1] for turn in self.conversation.earlier if turn.said]
-        return said[-1].removeprefix(INTRODUCTION).strip() if said else None
-
-    def _earlier_documents(self) -> list[Document]:
-        """What was handed over, read or fetched in the latest turn that had any text."""
-        for turn in reversed(self.conversation.earlier):
-            documents = list(split_prompt(turn.prompt).documents)
-            for call in turn.calls:
-                if call.outcome.ok and call.tool in ("read_file", "web_fetch"):
-                    name = call.arguments.get("path") or call.arguments.get("url")
-                    documents.append(Document(str(name or ""), call.outcome.body))
-            if documents:
-                return documents
-        return []
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    url: str
-
-
-@dataclass(frozen=True, slots=True)
-class WorkspaceFile:
-    path: str
-
-
-Source = Page | WorkspaceFile
-
-
-def _obtain(desk: Desk, source: Source) -> Generator[ToolUse, Outcome, Document | None]:
-    """The text of a source: handed over, already read in this turn, or read now."""
-    name = source.url if isinstance(source, Page) else source.path
-    for document in desk.documents:
-        if document.name == name or document.name.rpartition("/")[2] == name:
-            return document
-    if name in desk.read:
-        return desk.read[name]
-    if isinstance(source, Page):
-        use = ToolUse("web_fetch", {"url": name})
-    else:
-        use = ToolUse("read_file", {"path": name})
-    outcome = yield use
-    if not outcome.ok:
-        desk.tell_failure(use, outcome)
-        return None
-    title = spans.shortened(outcome.title, 200)
-    document = Document(f"{title}, {name}" if title else name, outcome.body)
-    desk.read[name] = document
-    return document
-
-
-def _obtain_all(
-    desk: Desk, sources: Sequence[Source]
-) -> Generator[ToolUse, Outcome, list[Document]]:
-    """All the texts that could be had, which are what `it` means from now on."""
-    if not sources:
-        return desk.given()
-    documents: list[Document] = []
-    for source in sources:
-        document = yield from _obtain(desk, source)
-        if document:
-            documents.append(document)
-    desk.material = documents
-    return documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +44,8 @@ class Summarise:
     sentences: int | None = None
 
     def perform(self, desk: Desk) -> Steps:
-        documents = yield from _obtain_all(desk, self.sources)
-        if not documents and not self.sources:
+        documents = yield from obtain_all(desk, self.sources)
+        if not documents and desk.material is None:
             desk.tell(
                 "There is no text here that I could summarise: put it into the request, or name a "
                 "file or a page."
@@ -209,7 +76,7 @@ class Tabulate:
     wanted: str = ""
 
     def perform(self, desk: Desk) -> Steps:
-        documents = yield from _obtain_all(desk, self.sources)
+        documents = yield from obtain_all(desk, self.sources)
         for document in documents:
             found = table.find(document.text)
             if found is None:
@@ -217,8 +84,19 @@ class Tabulate:
                 desk.tell(f"I found no table with a column of numbers{name}.")
                 continue
             desk.tell_product("table", table.totals(found, self.wanted))
-        if not documents and not self.sources:
+        if not documents and desk.material is None:
             desk.tell("There is no table here: put it into the request, or name a file.")
+
+
+@dataclass(frozen=True, slots=True)
+class CountWords:
+    sources: tuple[Source, ...] = ()
+
+    def perform(self, desk: Desk) -> Steps:
+        documents = yield from obtain_all(desk, self.sources)
+        for document in documents:
+            count = summary.word_count(document.text)
+            desk.tell_product("calculation", f"{document.name or 'The text'} has {count:,} words.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +130,7 @@ class ReadFile:
     quietly: bool = False
 
     def perform(self, desk: Desk) -> Steps:
-        documents = yield from _obtain_all(desk, (WorkspaceFile(self.path),))
+        documents = yield from obtain_all(desk, (WorkspaceFile(self.path),))
         for document in documents:
             desk.products.append(Product("text", document.text))
             words = f"{summary.word_count(document.text):,} words"
@@ -266,9 +144,10 @@ class Fetch:
     quietly: bool = False
 
     def perform(self, desk: Desk) -> Steps:
-        documents = yield from _obtain_all(desk, (Page(self.url),))
+        documents = yield from obtain_all(desk, (Page(self.url),))
         for document in documents:
             words = f"{summary.word_count(document.text):,} words"
+            desk.products.append(Product("text", document.text))
             desk.tell(f"I fetched <{self.url}> ({words}).")
             if not self.quietly:
                 desk.tell_product("summary", summary.summarise(document))
@@ -459,8 +338,8 @@ class Recall:
 
     def perform(self, desk: Desk) -> None:
         earlier = [split_prompt(turn.prompt).instruction for turn in desk.conversation.earlier]
-        now = split_prompt(desk.conversation.now.prompt).instruction
-        desk.tell(memory.answer(self.question, instructions=[*earlier, now], earlier=earlier))
+        instructions = [*earlier, desk.instruction]
+        desk.tell(memory.answer(self.question, instructions=instructions, earlier=earlier))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
-from handinger.agent.demo.actions import INTRODUCTION, Action, Desk, Steps, ToolUse
+from handinger.agent.demo.actions import Action
 from handinger.agent.demo.conversation import Call, Conversation, Outcome
+from handinger.agent.demo.desk import INTRODUCTION, Desk, Steps, ToolUse
 
 MAX_CALLS = 60
 _TOO_MANY = f"This request has already made {MAX_CALLS} tool calls"

@@ -21,11 +21,12 @@ _MAX_LISTED_DIGITS = 60
 _APPROXIMATE_DIGITS = 30
 
 _UNITS = dict(
-    zero=0, one=1, two=2, three=3, four=4, five=5, six=6, seven=7, eight=8, nine=9, ten=10, eleven=11,
-    twelve=12, thirteen=13, fourteen=14, fifteen=15, sixteen=16, seventeen=17, eighteen=18, nineteen=19,
+    zero=0, one=1, two=2, three=3, four=4, five=5, six=6, seven=7, eight=8, nine=9, ten=10,
+    eleven=11, twelve=12, thirteen=13, fourteen=14, fifteen=15, sixteen=16, seventeen=17,
+    eighteen=18, nineteen=19,
 )  # fmt: skip
 _TENS = dict(
-    twenty=20, thirty=30, forty=40, fifty=50, sixty=60, seventy=70, eighty=80, ninety=90
+    twenty=20, thirty=30, forty=40, fifty=50, sixty=60, seventy=70, eighty=80, ninety=90,
 )  # fmt: skip
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
 _WORD = "|".join([*_UNITS, *_TENS, *_SCALES])
@@ -38,9 +39,9 @@ _SYMBOLS: Sequence[tuple[re.Pattern[str], str]] = [
     (re.compile(pattern), symbol)
     for pattern, symbol in (
         (r"[$€£]", ""),
-        (r"[×·⋅]", "*"),
-        (r"÷", "/"),
-        (r"[−–]", "-"),
+        (r"[\u00d7\u00b7\u22c5]", "*"),
+        (r"\u00f7", "/"),
+        (r"[\u2212\u2013]", "-"),
         (r"\bmultiplied by\b|\btimes\b|(?<=\d) ?x ?(?=\d)", "*"),
         (r"\bdivided by\b|\bover\b", "/"),
         (r"\bplus\b", "+"),
@@ -74,7 +75,8 @@ _LISTED_PLAINLY = re.compile(r"(?<![\w.])-?\d{1,60}(?:\.\d{1,60})?(?![\w])")
 _FROM_TO = re.compile(r"\b(?:from|between) (-?\d{1,9}) (?:to|and|through) (-?\d{1,9})\b")
 _LEAD = re.compile(
     r"^[\s,;:]*(?:(?:and|then|also|now|please|so) )*"
-    r"(?:(?:what(?:'s| is| are)|how much is|compute|calculate|evaluate|work out|solve|tell me|give me)\b:?)?"
+    r"(?:(?:what(?:'s| is| are)|how much is|compute|calculate|evaluate|work out|solve|tell me"
+    r"|give me)\b:?)?"
     r" *(?:the result of )?(?:the )?",
     re.IGNORECASE,
 )

@@ -10,13 +10,17 @@ from handinger.agent.demo import spans
 
 MAX_CLAUSES = 40
 
-_DAYS = r"(?:mon|tues|wednes|thurs|fri|satur|sun)days?"
+_MAX_CHARACTERS = 20_000
+_MAX_VERBS = 2_000
+_HEAD_CHARACTERS = 4_000
+_WINDOW_CHARACTERS = 80
 _COUNT = r"(?:\d{1,9}|an?|one|two|three|four|five|six|ten|fifteen|twenty|thirty|half an)"
-# The first family whose words fit wins. A family names a builder in `plan`.
+# The first family whose words fit wins; `rules` has a rule for each.
 _FAMILIES = {
     "recall": (
         r"what (?:did|have) i|what was my|what do you (?:know|remember)|who am i|how am i called"
-        r"|(?:what|who)(?:'s| is| are) my(?! (?:workspace|files?|schedules?))|do you remember|tell me my"
+        r"|(?:what|who)(?:'s| is| are) my(?! (?:workspace|files?|schedules?))"
+        r"|do you remember|tell me my"
     ),
     "fact": (
         r"my (?:[\w'-]{1,40} ){1,4}?(?:is|are)|call me|i am called|i'm called|remember|note that"
@@ -28,20 +32,22 @@ _FAMILIES = {
     ),
     "greeting": r"hello|hi|hey|good (?:morning|afternoon|evening|day)|thanks|thank you|cheers",
     "schedule": (
-        r"remind(?: me)?|schedule|set up (?:a|an) (?:schedule|reminder)|every|each (?=\w+day|hour|minute|week|month|\d)"
-        r"|hourly|daily|weekly|monthly|tomorrow|tonight|on weekdays|at \d{1,2}(?:[:.]\d\d)? ?(?:am|pm)?(?=[ ,])"
-        rf"|(?:on|next) {_DAYS}|(?:in|after) {_COUNT} (?:second|minute|hour|day|week)s?"
+        r"remind(?: me)?|schedule|set up (?:a|an) (?:schedule|reminder)"
+        r"|every|each (?=\w{3,6}day|hour|minute|week|month|\d)|hourly|daily|weekly|monthly"
+        r"|tomorrow|tonight|on weekdays|at \d{1,2}(?:[:.]\d\d)? ?(?:am|pm)?(?=[ ,])"
+        r"|on \d{4}-\d{2}-\d{2}(?:[t ]\d{2}:\d{2}\S{0,9})?|(?:on|next) (?:mon|tues|wednes|thurs|fri|satur|sun)days?"
+        rf"|(?:in|after) {_COUNT} (?:second|minute|hour|day|week)s?"
     ),
     "summarise": (
-        r"summari[sz]e|sum up|(?:a )?(?:short )?summary|(?:an )?outline|(?:the )?(?:key|main) points|tl;?dr"
-        r"|recap|condense|shorten"
+        r"summari[sz]e|sum up|(?:a )?(?:short )?summary|(?:an )?outline"
+        r"|(?:the )?(?:key|main) points|tl;?dr|recap|condense|shorten"
     ),
     "compute": (
         r"compute|calculate|evaluate|work out|solve|add up|add|subtract|multiply|divide"
         r"|(?:the )?(?:sum|total|totals|average|mean|median|product)"
     ),
     "search": r"search|look up|google|research|find out|find",
-    "ask": r"what(?:'s| is| are| does| do)|how much|how many|which",
+    "ask": r"what(?:'s| is| are| does| do)|how much|how many|which|count",
     "write": r"write|save|store|create|make|put|record|draft|produce",
     "fetch": r"fetch|download|visit|browse|load|crawl|retrieve|get",
     "read": r"read|show(?: me)?|open|display|cat|print|view|look at",
@@ -50,60 +56,52 @@ _FAMILIES = {
     "run": r"run|execute",
     "mail": r"e-?mail|mail|send|reply to",
     "cancel": r"cancel|unschedule|stop|drop",
-    "give": r"give(?: me)?|tell(?: me)?|prepare|provide|let me know",
+    "give": r"give(?: me)?|tell(?: me)?|prepare|provide|let me know|state|report|say",
     "other": (
-        r"translate|explain|rewrite|rephrase|paraphrase|compare|draw|paint|generate|design|fix|refactor"
-        r"|implement|improve|review|analy[sz]e|recommend|suggest|brainstorm|classify|extract|plan|edit"
-        r"|delete|remove|rename|move|copy|upload|install|append|convert|book|buy|order|build|deploy"
-        r"|check|monitor|watch|do|why|how|who|when|where|can you|could you|would you"
+        r"translate|explain|rewrite|rephrase|paraphrase|compare|draw|paint|generate|design|fix"
+        r"|refactor|implement|improve|review|analy[sz]e|recommend|suggest|brainstorm|classify"
+        r"|extract|plan|edit|delete|remove|rename|move|copy|upload|install|append|convert|book|buy"
+        r"|order|build|deploy|check|monitor|watch|do|why|how|who|when|where"
+        r"|(?:can|could|would) you"
     ),
 }
 _VERB = re.compile(
-    r"(?<![\w/.@-])(?:"
+    r"(?<![\w/.@-])(?=[a-z])(?:"
     + "|".join(f"(?P<{family}>{words})" for family, words in _FAMILIES.items())
     + r")(?=[\s:,]|[.!?;](?:\s|$)|$)",
     re.IGNORECASE,
 )
+# Words between two clauses that belong to neither.
 _LINK = re.compile(
-    r"(?:^|(?<=[\s,(:;.!?-]))(?P<word>and|then|also|finally|next|afterwards?|after that|please|kindly|now"
-    r"|just|first|firstly|second|secondly|third|lastly|so|ok|okay|(?:can|could|would|will) you|you to"
-    r"|like to|want to|need to|let's|to me|you (?:can|should|must)|use (?:the )?\S{1,40}(?: tool)? to)[\s,]*$",
+    r"(?:^|(?<=[\s,(:;.!?-]))(?P<word>and|then|also|finally|next|afterwards?|after that|please"
+    r"|kindly|now|just|first|firstly|second|secondly|third|lastly|so|ok|okay"
+    r"|(?:can|could|would|will) you|you to|like to|want to|need to|let's|to me"
+    r"|you (?:can|should|must)|use (?:the )?\S{1,40}(?: tool)? to)[\s,]*$",
     re.IGNORECASE,
 )
-_THEN = frozenset(
-    {
-        "then",
-        "finally",
-        "next",
-        "after that",
-        "afterwards",
-        "afterward",
-        "second",
-        "secondly",
-        "third",
-        "lastly",
-    }
-)
+_THEN = frozenset({"then", "finally", "next", "after that", "afterwards", "afterward"})
+_THEN_BY_NUMBER = frozenset({"second", "secondly", "third", "lastly"})
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
 # What follows one of these is text to hand on, not a request.
 _LITERAL = re.compile(
-    r"\b(?:with (?:the )?(?:following )?(?:text|contents?|words|message|body)|that (?:says|reads|contains)"
-    r"|saying|containing|which says|(?<=@)says)\b:?\s*",
+    r"\b(?:with (?:the )?(?:following )?(?:text|contents?|words|message|body)(?! (?:of|from)\b)"
+    r"|that (?:says|reads|contains)|saying|containing|which says)\b:?\s*",
     re.IGNORECASE,
 )
+_LITERAL_AFTER_PATH = re.compile(rf"(?:\.\w{{1,8}}|{spans.MASK}):\s+")
 _ABOUT_RESULT = re.compile(
-    r"(?:publish|share|write|save|mail|send|read|show|run)\w* (?:it|them|that)\b", re.I
+    r"(?:publish|share|write|save|mail|send|read|show|run)\w{0,3} (?:it|them|that)\b", re.IGNORECASE
 )
-_WINDOW_CHARACTERS = 80
-_HEAD_CHARACTERS = 4_000
-_MAX_VERBS = 2_000
 
 Opening = Literal["sentence", "then", "and"]
 
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """`head` is the request, `literal` the text that it hands on unquoted; both stand in `text`."""
+    """`head` is the request, `literal` the text that it hands on; both stand in `text`.
+
+    `is_question` means that it ends with a question mark.
+    """
 
     family: str
     verb: str
@@ -111,15 +109,16 @@ class Clause:
     opening: Opening
     start: int
     end: int
+    is_question: bool = False
 
     @property
     def head(self) -> str:
-        marker = _LITERAL.search(spans.mask(self.text[:_HEAD_CHARACTERS]))
+        marker = self._marker()
         return self.text[: marker.start()] if marker else self.text[:_HEAD_CHARACTERS]
 
     @property
     def literal(self) -> str | None:
-        marker = _LITERAL.search(spans.mask(self.text[:_HEAD_CHARACTERS]))
+        marker = self._marker()
         return self.text[marker.end() :].strip() if marker else None
 
     @property
@@ -127,10 +126,30 @@ class Clause:
         """What follows the verb, ahead of handed-on text."""
         return self.head[len(self.verb) :].strip(" :,\n\t")
 
+    @property
+    def hands_on(self) -> bool:
+        """Whether text is handed on without quotation marks that would say where it ends."""
+        if self.family not in ("write", "mail", "fact"):
+            return False
+        literal = self.literal
+        return bool(literal) and spans.unquoted(literal or "") == literal
+
+    def _marker(self) -> re.Match[str] | None:
+        masked = spans.mask(self.text[:_HEAD_CHARACTERS])
+        marker = _LITERAL.search(masked)
+        if marker is None and self.family == "write":
+            marker = _LITERAL_AFTER_PATH.search(masked)
+            # The head keeps the path that the marker begins in.
+            marker = marker and re.compile(r":\s+").search(masked, marker.start())
+        return marker
+
 
 def find(instruction: str) -> list[Clause]:
-    """The clauses in order, without what stands between sentences that ask nothing."""
-    masked = spans.mask(instruction)
+    """The clauses in order, without what stands between sentences that ask nothing.
+
+    Only the beginning of a very long instruction is searched; its last clause has all the rest.
+    """
+    masked = spans.mask(instruction[:_MAX_CHARACTERS])
     found: list[tuple[re.Match[str], Opening, int]] = []
     for verb in islice(_VERB.finditer(masked), _MAX_VERBS):
         opening = _opening(masked, verb.start())
@@ -156,15 +175,13 @@ def find(instruction: str) -> list[Clause]:
     return [_ended(clause) for clause in _joined(clauses, instruction)]
 
 
-def absorb(clause: Clause, following: Sequence[Clause], instruction: str) -> tuple[Clause, int]:
-    """The clause with all that belongs to its sentence up to a `then`, and how many clauses that were."""
-    count = 0
+def absorb(clause: Clause, following: Sequence[Clause], instruction: str) -> Clause:
+    """The clause with all that belongs to its sentence, up to a `then`."""
     for other in following:
         if other.opening != "and" or "\n" in instruction[clause.end : other.start]:
             break
         clause = replace(clause, text=instruction[clause.start : other.end].rstrip(), end=other.end)
-        count += 1
-    return _ended(clause), count
+    return _ended(clause)
 
 
 def _opening(masked: str, start: int) -> tuple[Opening, int] | None:
@@ -178,7 +195,7 @@ def _opening(masked: str, start: int) -> tuple[Opening, int] | None:
         rest = rest[: link.start()].rstrip()
     between = window[len(rest) :]
     place = begin + len(rest)
-    if words & _THEN:
+    if words & (_THEN | _THEN_BY_NUMBER):
         return "then", place
     if (not rest and begin == 0) or "\n" in between or rest.endswith((".", "!", "?", ";")):
         return "sentence", place
@@ -188,11 +205,11 @@ def _opening(masked: str, start: int) -> tuple[Opening, int] | None:
 
 
 def _joined(clauses: Sequence[Clause], instruction: str) -> list[Clause]:
-    """A clause that hands text on unquoted takes what follows on its line, up to a `then`."""
+    """A clause that hands text on takes what follows on its line, up to a `then`."""
     joined: list[Clause] = []
     for clause in clauses:
         last = joined[-1] if joined else None
-        if last and _hands_on(last) and _continues(clause, last, instruction):
+        if last and last.hands_on and _continues(clause, last, instruction):
             text = instruction[last.start : clause.end].rstrip(" ,\n\t")
             joined[-1] = replace(last, text=text, end=clause.end)
         else:
@@ -200,24 +217,18 @@ def _joined(clauses: Sequence[Clause], instruction: str) -> list[Clause]:
     return joined
 
 
-def _hands_on(clause: Clause) -> bool:
-    literal = clause.literal
-    if clause.family not in ("write", "mail", "fact") or literal is None:
-        return False
-    return bool(literal) and spans.unquoted(literal) == literal.strip()
-
-
 def _continues(clause: Clause, last: Clause, instruction: str) -> bool:
     if clause.opening == "then" or "\n" in instruction[last.start : clause.start]:
         return False
-    return not _ABOUT_RESULT.match(clause.text)
+    return clause.opening == "sentence" or not _ABOUT_RESULT.match(clause.text)
 
 
 def _ended(clause: Clause) -> Clause:
     """Cut at the end of the sentence, or of the line if text is handed on."""
-    masked = spans.mask(clause.text)
-    if _hands_on(clause):
-        end = masked.find("\n")
-        return replace(clause, text=clause.text if end < 0 else clause.text[:end].rstrip())
-    stop = _SENTENCE_END.search(masked)
-    return replace(clause, text=clause.text[: stop.start()]) if stop else clause
+    if clause.hands_on:
+        return replace(clause, text=clause.text.partition("\n")[0].rstrip())
+    text = clause.text[:_HEAD_CHARACTERS]
+    stop = _SENTENCE_END.search(spans.mask(text))
+    if stop is None:
+        return replace(clause, text=text)
+    return replace(clause, text=text[: stop.start()], is_question=stop.group() == "?")

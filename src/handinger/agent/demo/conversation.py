@@ -1,4 +1,4 @@
-"""Reads the messages of a conversation: what is asked now, what was said before, what the tools did."""
+"""Reads the messages: what is asked now, what was said before, and how the tool calls ended."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -6,48 +6,51 @@ from collections.abc import Sequence
 from handinger.agent.demo import spans
 
 _MAX_CHARACTERS = 20_000
+_NOTE = "note: "
 _ATTRIBUTE = r"(?:[\w'-]{1,40} ){0,3}[\w'-]{1,40}"
 _TOLD = re.compile(
-    rf"(?:^|[.!?,;:\n]\s{{0,4}}|\b(?:and|that|hi|hello|hey) )my (?P<what>{_ATTRIBUTE}?) (?:is|are) (?P<value>[^\n.!?;]{{1,300}})"
+    rf"(?:^|[.!?,;:\n]\s{{0,4}}|\b(?:and|that|hi|hello|hey|remember|note) )my "
+    rf"(?P<what>{_ATTRIBUTE}) (?:is|are) (?P<value>(?:(?! and my )[^\n.!?;]){{1,300}})"
     r"|\b(?:i am called|i'm called|call me) (?P<name>[^\n.!?,;]{1,100})"
-    r"|\b(?:remember|note|keep in mind)(?: that)?:? (?P<note>[^\n.!?]{1,500})",
+    r"|\b(?:remember|note|keep in mind)(?: that)?:? (?!my |to |me |what )(?P<note>[^\n.!?]{1,500})",
     re.IGNORECASE,
 )
 _ASKED_ABOUT = re.compile(
-    rf"\b(?:what(?:'s| is| are| was)|who is|tell me|do you (?:know|remember)(?: what)?) my (?P<what>{_ATTRIBUTE})",
+    r"\b(?:what(?:'s| is| are| was)|who is|tell me|do you (?:know|remember)(?: what)?) my "
+    rf"(?P<what>{_ATTRIBUTE})",
     re.IGNORECASE,
 )
 _WHO_AM_I = re.compile(r"\bwho am i\b|\bhow am i called\b", re.IGNORECASE)
 _ASKED_BEFORE = re.compile(
-    r"\bwhat (?:did|have) i (?:just )?(?:ask|say|said|asked|tell|told|write|want)|\bmy (?:last|previous|first|earlier) (?:question|message|request|instruction)",
+    r"\bwhat (?:did|have) i (?:just )?(?:ask|say|said|tell|told|write|want)"
+    r"|\bmy (?:last|previous|first|earlier) (?:question|message|request|instruction)",
     re.IGNORECASE,
 )
 _KNOWN = re.compile(
-    r"\bwhat (?:do you|can you|did i ask you to) (?:know about me|remember)|\bwhat do you know\b",
+    r"\bwhat (?:do you|can you|did i ask you to) (?:know about me|remember)"
+    r"|\bwhat do you know\b",
     re.IGNORECASE,
 )
 _FIRST = re.compile(r"\bfirst\b", re.IGNORECASE)
 _TRAILING = re.compile(
-    r",? (?:and|but) (?:please )?(?:what|who|how|tell|write|compute|i|my|then)\b.*| (?:again|please|now)$",
+    r",? (?:and|but) (?:please )?(?:what|who|how|tell|write|compute|i|my|then)\b.*"
+    r"| (?:again|please|now)$",
     re.IGNORECASE,
 )
 _NOT_A_FACT = re.compile(r"\b(?:what|who|tell me|do you (?:know|remember)|how)\b", re.IGNORECASE)
 
 
 def facts(texts: Sequence[str]) -> dict[str, str]:
-    """What was told, oldest first; telling something anew replaces it. Notes stand under `note N`."""
+    """What was told, oldest first; the latest word on something counts. Notes name themselves."""
     known: dict[str, str] = {}
     for text in texts:
         for told in _TOLD.finditer(text[:_MAX_CHARACTERS]):
-            if told["what"]:
-                if not _NOT_A_FACT.search(told["what"]):
-                    known[told["what"].lower()] = _TRAILING.sub("", told["value"]).strip(" ,`\"'")
-            elif told["name"]:
-                known["name"] = _TRAILING.sub("", told["name"]).strip(" ,`\"'")
-            elif not re.match(r"my |to |me |what ", told["note"], re.IGNORECASE):
+            if told["note"]:
                 note = told["note"].strip()
-                if note not in known.values():
-                    known[f"note {sum(key.startswith('note ') for key in known) + 1}"] = note
+                known[_NOTE + note] = note
+            elif not _NOT_A_FACT.search(told["what"] or ""):
+                value = _TRAILING.sub("", told["value"] or told["name"]).strip(" ,`\"'")
+                known[(told["what"] or "name").lower()] = value
     return {what: value for what, value in known.items() if value}
 
 
@@ -58,7 +61,7 @@ def is_question(text: str) -> bool:
 
 
 def answer(question: str, *, instructions: Sequence[str], earlier: Sequence[str]) -> str:
-    """`instructions` are all of the conversation, the current one last; `earlier` those before it."""
+    """`instructions` are all that were given, this one last; `earlier` those before it."""
     question = question[:_MAX_CHARACTERS]
     known = facts(instructions)
     if _ASKED_BEFORE.search(question):
@@ -78,13 +81,13 @@ def acknowledgement(told: str) -> str:
     if not known:
         return ""
     if list(known) == ["name"]:
-        return f"Nice to meet you, {known['name']}. I remember your name while this conversation lasts."
+        return f"Nice to meet you, {known['name']}. I remember that while this conversation lasts."
     listed = "; ".join(_sentence(what, value) for what, value in known.items())
     return f"I will remember, while this conversation lasts: {listed}."
 
 
 def _sentence(what: str, value: str) -> str:
-    return value if what.startswith("note ") else f"your {what} is {value}"
+    return value if what.startswith(_NOTE) else f"your {what} is {value}"
 
 
 def _asked(earlier: Sequence[str], *, first: bool) -> str:

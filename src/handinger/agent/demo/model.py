@@ -31,9 +31,9 @@ from pydantic_ai.settings import ModelSettings, ToolOrOutput
 from pydantic_ai.usage import RequestUsage
 
 from handinger.agent.demo import answer, conversation, plan, prompt
-from handinger.agent.demo.actions import Desk, ToolUse
 from handinger.agent.demo.answer import Offer
 from handinger.agent.demo.conversation import Conversation
+from handinger.agent.demo.desk import Desk, ToolUse
 
 NAME = "demo"
 CHARACTERS_PER_TOKEN = 4
@@ -191,7 +191,9 @@ def _reply(
     given = prompt.split(talk.now.prompt)
     limit = (settings or {}).get("max_tokens")
     steps = plan.make(given, talk, frozenset(offer.known))
-    desk = Desk(given.documents, talk, mail_takes_list=_mail_takes_list(parameters))
+    desk = Desk(
+        given.instruction, given.documents, talk, mail_takes_list=_mail_takes_list(parameters)
+    )
     step = answer.next_step(steps, desk, offer)
     if isinstance(step, ToolUse):
         call = _call(step, talk)
@@ -208,8 +210,8 @@ def _reply(
 def _call(use: ToolUse, talk: Conversation) -> ToolCallPart:
     """The call with an id of its own: its number in the conversation, and a digest.
 
-    The digest covers when the prompt was sent, so that an id stays unique even where earlier messages
-    were left out and the count begins anew.
+    The digest covers when the prompt was sent, so that an id stays unique even where earlier
+    messages were left out and the count begins anew.
     """
     arguments = json.dumps(use.arguments, ensure_ascii=False, separators=(",", ":"))
     number = talk.call_count + 1

@@ -19,7 +19,8 @@ _BANNER = re.compile(r"[-=]{3,40}[ \t]{1,4}(?P<name>\S.*?)[ \t]{1,4}[-=]{3,40}[ 
 _FENCE = re.compile(r"[ \t]{0,3}(?P<mark>`{3,40}|~{3,40}|\"{3}(?=\s*$))[ \t]*(?P<info>[^`]*)")
 _RULE = re.compile(r"[ \t]{0,3}(?:-{3,200}|={3,200})[ \t]*")
 _ABOUT_TEXT = re.compile(
-    r"\b(?:summari[sz]e|summary|sum up|outline|key points|main points|headings|tl;?dr|recap|condense)\b",
+    r"\b(?:summari[sz]e|summary|sum up|outline|(?:key|main) points|headings|tl;?dr|recap"
+    r"|condense)\b",
     re.IGNORECASE,
 )
 _ABOVE = re.compile(
@@ -30,7 +31,13 @@ _ABOVE = re.compile(
 _LIST_ITEM = re.compile(r"\s*(?:[-*•]|\d{1,3}[.)])\s")
 # Commas and semicolons stand in sentences too, so that two lines of them prove nothing.
 _LEAST_ROWS = {"|": 2, "\t": 2, ";": 3, ",": 3}
-_NUMBER_CELL = re.compile(r"[$€£]?[-+]?\d[\d.,]{0,30}%?")
+_NUMBER_CELLS = {
+    mark: re.compile(
+        rf"(?:^|{re.escape(mark)}) ?[$€£]?[-+]?\d[\d.]{{0,30}}%? ?(?:$|{re.escape(mark)})"
+    )
+    for mark in _LEAST_ROWS
+}
+_SHORT_FENCE = 3
 _INLINE_WORDS = 8
 _PARAGRAPH_WORDS = 25
 _TAIL_CHARACTERS = 500
@@ -38,7 +45,7 @@ _TAIL_CHARACTERS = 500
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text with its name: a path, the address of a page, or nothing. `language` is a fence's word."""
+    """A text; its name is a path, an address or nothing, its language the word of its fence."""
 
     name: str
     text: str
@@ -53,7 +60,7 @@ class Prompt:
 
 def split(prompt: str) -> Prompt:
     lines = prompt.replace("\r\n", "\n").split("\n")
-    names = {index: name for index, line in enumerate(lines) if (name := _labelled(line))}
+    names = _labels(lines)
     cuts = [*names, len(lines)]
     instruction, documents = _read_head(lines[: cuts[0]])
     for start, end in pairwise(cuts):
@@ -69,13 +76,34 @@ def split(prompt: str) -> Prompt:
     return Prompt(instruction=asked, documents=tuple(given))
 
 
+def _labels(lines: list[str]) -> dict[int, str]:
+    """Where texts are labelled, outside of blocks that are surely fenced, and with which names."""
+    names: dict[int, str] = {}
+    unclosed: set[tuple[str, bool]] = set()
+    index = 0
+    while index < len(lines):
+        if name := _labelled(lines[index]):
+            names[index] = name
+        elif fence := _FENCE.fullmatch(lines[index]):
+            # Below a label a short fence may be one of the file's own; `_read_section` decides.
+            kind = (fence["mark"], bool(fence["info"].strip()))
+            if kind not in unclosed and (not names or len(fence["mark"]) > _SHORT_FENCE):
+                end = _closing_fence(lines, index, fence["mark"])
+                index = end if end < len(lines) else index
+                unclosed.update({kind} if end == len(lines) else ())
+        index += 1
+    return names
+
+
 def _labelled(line: str) -> str | None:
     if len(line) > _MAX_LABEL_CHARACTERS:
         return None
     found = _LABEL.fullmatch(line) or _BANNER.fullmatch(line)
     if found is None:
         return None
-    return found["name"].strip().strip("`*\"':").strip() or None
+    # `README.md (only the beginning)`: the remark is no part of the name.
+    name = re.sub(r"(?<=\S) \([^()]{1,200}\)$", "", found["name"].strip())
+    return name.strip("`*\"': ") or None
 
 
 def _read_head(lines: list[str]) -> tuple[list[str], list[Document]]:
@@ -101,26 +129,34 @@ def _read_head(lines: list[str]) -> tuple[list[str], list[Document]]:
 
 
 def _closing_fence(lines: list[str], start: int, mark: str) -> int:
-    """Where the block that opens at `start` ends; a fence with a word inside opens another one."""
+    """Where the block that opens at `start` ends, or the number of lines if it does not.
+
+    Inside a block with a short fence, a short fence with a word opens another block; a longer fence
+    was chosen so that nothing inside can be taken for it.
+    """
     depth = 1
+    nests = len(mark) == _SHORT_FENCE
     for index in range(start + 1, len(lines)):
         fence = _FENCE.fullmatch(lines[index])
         if not fence or fence["mark"][0] != mark[0] or len(fence["mark"]) < len(mark):
             continue
-        depth += 1 if fence["info"].strip() else -1
+        opens = bool(fence["info"].strip())
+        depth += int(nests) if opens else -1
         if depth == 0:
             return index
     return len(lines)
 
 
 def _read_section(name: str, lines: list[str]) -> tuple[Document, list[str]]:
-    """Below a label: the last fence closes the first, since a file may hold fences of its own."""
+    """Below a label: the last short fence closes the first, for a file may hold some of its own."""
     first = next((index for index, line in enumerate(lines) if line.strip()), len(lines))
     fence = _FENCE.fullmatch(lines[first]) if first < len(lines) else None
     if fence is None:
         return Document(name, _without_edges(lines)), []
     mark = fence["mark"]
-    for end in range(len(lines) - 1, first, -1):
+    longer = len(mark) > _SHORT_FENCE
+    last = _closing_fence(lines, first, mark) if longer else len(lines) - 1
+    for end in range(min(last, len(lines) - 1), first, -1):
         closing = _FENCE.fullmatch(lines[end])
         if closing and closing["mark"].startswith(mark) and not closing["info"].strip():
             text = "\n".join(lines[first + 1 : end])
@@ -197,7 +233,7 @@ def _is_prose(text: str, least_words: int) -> bool:
 
 
 def _rows(text: str) -> tuple[int, int] | None:
-    """The first run of lines that look like rows: equally many cells, each with a number below the first."""
+    """The first run of lines with equally many cells, and a number in each line but the first."""
     lines = text.split("\n")
     for delimiter, least in _LEAST_ROWS.items():
         start = 0
@@ -215,5 +251,4 @@ def _rows(text: str) -> tuple[int, int] | None:
 def _is_row(line: str, delimiter: str, count: int) -> bool:
     if line.count(delimiter) != count:
         return False
-    cells = [cell.strip() for cell in line.split(delimiter)]
-    return any(_NUMBER_CELL.fullmatch(cell) for cell in cells) or not line.strip("|-: ")
+    return bool(_NUMBER_CELLS[delimiter].search(line)) or not line.strip("|-: ")

@@ -18,8 +18,8 @@ _QUOTED = re.compile(
 )
 _STRAIGHT = str.maketrans("\u2018\u2019", "''")
 _TOKEN = re.compile(r"\S+")
-_OPENING = "([{<\"'“‘«`*"
-_CLOSING = ")]}>\"'”’»`*.,;:!?"
+_OPENING = "([{<\"'“\u2018«`*"
+_CLOSING = ")]}>\"'”\u2019»`*.,;:!?"
 _PATH_CHARACTERS = re.compile(r"[\w./+~@-]+")
 _EXTENSION = re.compile(r"(?=.{0,7}[A-Za-z])[A-Za-z0-9]{1,8}")
 _DOMAIN = re.compile(r"(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}")
@@ -30,7 +30,7 @@ _NAMED = re.compile(r"\b(?:called|named|file|to|into|as|in)\s+$", re.IGNORECASE)
 
 
 def mask(text: str) -> str:
-    """The text with every quotation blanked out, character for character, and straight apostrophes."""
+    """The text as long as before, with quotations blanked out and apostrophes straight."""
     return _QUOTED.sub(lambda found: MASK * len(found.group()), text).translate(_STRAIGHT)
 
 

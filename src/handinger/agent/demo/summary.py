@@ -26,21 +26,28 @@ _FENCE = re.compile(r" {0,3}(?:`{3,}|~{3,})")
 _HEADING = re.compile(r" {0,3}(?P<marks>#{1,6})[ \t]+(?P<text>\S.*)")
 _UNDERLINE = re.compile(r" {0,3}(?:={3,}|-{3,})[ \t]*")
 _ITEM = re.compile(r"[ \t]{0,12}(?:[-*+•]|\d{1,3}[.)])[ \t]+(?=\S)")
+_MARK = re.compile(r"[*_\[<]")
 _IMAGE = re.compile(r"!\[[^\[\]\n]{0,300}\]\([^()\n]{0,600}\)")
+# Code stays as it is, tags and emphasis around it go.
+_CODE_OR_DECORATION = re.compile(
+    r"(`[^`\n]{1,300}`)|<[/!a-zA-Z][^<>\n]{0,300}>|\*\*|__|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)"
+)
 _LINK = re.compile(r"\[([^\[\]\n]{0,300})\]\([^()\n]{0,600}\)")
-_TAG = re.compile(r"<[/!a-zA-Z][^<>\n]{0,300}>")
-_EMPHASIS = re.compile(r"\*\*|__|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)")
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]{0,2} (?=[^a-z\s])|(?<=[。！？])(?!$)")
-_WORD = re.compile(r"[^\W\d_][\w'’-]*")
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]{0,2} (?=[^a-z\s])|(?<=[\u3002\uff01\uff1f])(?!$)")
+_WORD = re.compile(r"[^\W\d_][\w'\u2019-]*")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:e\.g|i\.e|etc|vs|cf|dr|mr|mrs|ms|prof|st|no|fig|approx|[A-Z]))\.$", re.IGNORECASE
 )
 _COMMON = frozenset(
-    "a about after all also an and any are as at be because been before being but by can could did do "
-    "does each for from had has have he her his how i if in into is it its just like may me more most "
-    "my no not of on one only or other our out over own same she should so some such than that the "
-    "their them then there these they this those through to too under until up use used using very "
-    "was we were what when where which while who why will with would you your".split()
+    re.findall(
+        r"\w+",
+        "a about after all also an and any are as at be because been before being but by "
+        "can could did do does each for from had has have he her his how i if in into is it "
+        "its just like may me more most my no not of on one only or other our out over own "
+        "same she should so some such than that the their them then there these they this "
+        "those through to too under until up use used using very was we were what when "
+        "where which while who why will with would you your",
+    )
 )
 
 
@@ -65,7 +72,7 @@ class _Outline:
 
 
 def summarise(document: Document, *, style: Style = "summary", sentences: int | None = None) -> str:
-    """Markdown: the title, the counts, the headings and the key sentences in the text's own order."""
+    """Markdown: title, counts, headings, and the key sentences in the order of the text."""
     text = document.text[:MAX_CHARACTERS]
     outline = _read(text)
     found = table.find(text)
@@ -127,53 +134,68 @@ def _outlined(outline: _Outline) -> list[str]:
     return lines
 
 
-def _read(text: str) -> _Outline:
-    """Headings and sentences of a Markdown or plain text, without code, images and table rows."""
-    headings: list[_Heading] = []
-    sentences: list[_Sentence] = []
-    paragraph: list[str] = []
-    in_code = False
+class _Reader:
+    """Collects headings and sentences line by line, leaving out code, images and table rows."""
 
-    def close(*, is_item: bool = False) -> None:
-        for told in _sentences(" ".join(paragraph)):
-            opens = not sentences or sentences[-1].section != len(headings)
-            sentences.append(_Sentence(told, len(headings), opens, is_item))
-        paragraph.clear()
+    def __init__(self) -> None:
+        self.headings: list[_Heading] = []
+        self.sentences: list[_Sentence] = []
+        self._paragraph: list[str] = []
+        self._is_item = False
+        self._in_code = False
 
-    for line in text.split("\n"):
-        if len(sentences) >= _MAX_SENTENCES_READ:
-            break
+    def read(self, line: str) -> None:
         if _FENCE.match(line):
-            close()
-            in_code = not in_code
-        elif in_code:
-            continue
+            self.close()
+            self._in_code = not self._in_code
+        elif self._in_code:
+            return
         elif heading := _HEADING.fullmatch(line):
-            close()
-            told = _plain(heading["text"].rstrip("# \t"))
-            if told:
-                headings.append(_Heading(len(heading["marks"]), told))
+            self.close()
+            self._add_heading(heading["text"].rstrip("# \t"), len(heading["marks"]))
         elif _UNDERLINE.fullmatch(line):
-            if len(paragraph) == 1 and (told := _plain(paragraph[0])):
-                headings.append(_Heading(1 if "=" in line else 2, told))
-                paragraph.clear()
-            close()
+            if len(self._paragraph) == 1 and not self._is_item:
+                self._add_heading(self._paragraph.pop(), 1 if "=" in line else 2)
+            self.close()
         elif item := _ITEM.match(line):
-            close()
-            paragraph.append(line[item.end() :])
-            close(is_item=True)
+            self.close()
+            self._paragraph.append(line[item.end() :])
+            self._is_item = True
         elif not line.strip() or line.lstrip().startswith("|"):
-            close()
+            self.close()
         else:
-            paragraph.append(line.strip())
-    close()
-    return _Outline(headings=tuple(headings), sentences=tuple(sentences))
+            self._paragraph.append(line.strip())
+
+    def close(self) -> None:
+        """End the paragraph that is open."""
+        section = len(self.headings)
+        for told in _sentences(" ".join(self._paragraph)):
+            opens = not self.sentences or self.sentences[-1].section != section
+            self.sentences.append(_Sentence(told, section, opens, self._is_item))
+        self._paragraph.clear()
+        self._is_item = False
+
+    def _add_heading(self, text: str, level: int) -> None:
+        if told := _plain(text):
+            self.headings.append(_Heading(level, told))
+
+
+def _read(text: str) -> _Outline:
+    reader = _Reader()
+    for line in text.split("\n"):
+        if len(reader.sentences) >= _MAX_SENTENCES_READ:
+            break
+        reader.read(line)
+    reader.close()
+    return _Outline(headings=tuple(reader.headings), sentences=tuple(reader.sentences))
 
 
 def _plain(text: str) -> str:
     """The text without Markdown's and HTML's marks."""
-    bare = _LINK.sub(r"\1", _IMAGE.sub("", text))
-    return " ".join(_EMPHASIS.sub("", _TAG.sub("", bare)).split())
+    if _MARK.search(text):
+        bare = _LINK.sub(r"\1", _IMAGE.sub("", text))
+        text = _CODE_OR_DECORATION.sub(r"\1", bare)
+    return " ".join(text.split())
 
 
 def _sentences(paragraph: str) -> list[str]:
@@ -219,7 +241,7 @@ def _weight(
     weight = sum(frequency[word] + (1 if word in titles else 0) for word in words)
     weight /= (len(words) + 4) ** 0.7
     if index == 0:
-        weight *= 1.6
+        weight *= 3
     elif sentence.opens_section:
         weight *= 1.25
     length = len(sentence.text.split())

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from itertools import groupby
 
@@ -19,20 +20,19 @@ _WORD = re.compile(r"[^\W_]+")
 _DECORATION = "$€£% \t"
 _MARKDOWN_RULE = re.compile(r"[-:]{3,}")
 _NUMERIC_SHARE = 0.8
+# More digits than any sum of numbers that fit `_NUMBER` can have.
+_EXACT_DIGITS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     name: str
-    numbers: tuple[Fraction, ...]
+    numbers: tuple[Decimal, ...]
 
-    @property
     def total(self) -> Fraction:
-        return sum(self.numbers, Fraction(0))
-
-    @property
-    def mean(self) -> Fraction:
-        return self.total / len(self.numbers)
+        with localcontext() as context:
+            context.prec = _EXACT_DIGITS
+            return Fraction(sum(self.numbers, Decimal(0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +67,15 @@ def totals(table: Table, wanted: str = "") -> str:
     With `wanted`, only the columns whose names occur in it, if there are any.
     """
     wanted = _worded(wanted)
-    named = [
-        column
-        for column in table.columns
-        if _worded(column.name) in wanted
-    ]
+    named = [column for column in table.columns if _worded(column.name) in wanted]
     lines = [
         "| column | values | total | mean | min | max |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for column in named or table.columns:
-        numbers = (column.total, column.mean, min(column.numbers), max(column.numbers))
+        total = column.total()
+        least, greatest = Fraction(min(column.numbers)), Fraction(max(column.numbers))
+        numbers = (total, total / len(column.numbers), least, greatest)
         cells = [column.name, str(len(column.numbers)), *map(_short, numbers)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -136,6 +134,6 @@ def _column(name: str, cells: Sequence[str]) -> Column | None:
     return Column(name=name, numbers=tuple(numbers))
 
 
-def _number(cell: str) -> Fraction | None:
+def _number(cell: str) -> Decimal | None:
     bare = cell.strip(_DECORATION)
-    return Fraction(bare.replace(",", "")) if _NUMBER.fullmatch(bare) else None
+    return Decimal(bare.replace(",", "")) if _NUMBER.fullmatch(bare) else None

@@ -20,14 +20,24 @@ _SECONDS = {
     "day": 86_400,
     "week": 604_800,
 }
-_COUNTS: dict[str, float] = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
+_COUNTS: dict[str, float] = {
+    "a": 1,
+    "an": 1,
+    "one": 1,
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+}
 _COUNTS.update({"ten": 10, "fifteen": 15, "twenty": 20, "thirty": 30, "other": 2, "half an": 0.5})
 _COUNT = r"\d{1,9}|" + "|".join(sorted(_COUNTS, key=len, reverse=True))
 _DEFAULT_HOURS = {"morning": 9, "evening": 18, "night": 21, "afternoon": 15}
 _PART_OF_DAY = "|".join(_DEFAULT_HOURS)
 
 _CLOCK = re.compile(
-    r"\bat (?P<hour>\d{1,2})(?:[:.](?P<minute>\d{2}))?(?: ?(?P<half>am|pm|a\.m\.|p\.m\.))?(?: ?o'clock)?(?![\w:])"
+    r"\bat (?P<hour>\d{1,2})(?:[:.](?P<minute>\d{2}))?(?: ?(?P<half>am|pm|a\.m\.|p\.m\.))?"
+    r"(?: ?o'clock)?(?![\w:])"
     r"|\b(?P<hour2>\d{1,2})(?::(?P<minute2>\d{2}))?(?: ?(?P<half2>am|pm|a\.m\.|p\.m\.))(?!\w)"
     r"|\b(?P<hour3>\d{1,2}):(?P<minute3>\d{2})(?![\w:])"
     r"|\b(?:at )?(?P<word>noon|midnight)\b",
@@ -45,15 +55,18 @@ _IN = re.compile(
 )
 _MOMENT = re.compile(
     r"\b(?:on )?(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})"
-    r"(?:[t ](?P<hour>\d{2}):(?P<minute>\d{2})(?::(?P<second>\d{2}))?(?P<offset>z|[+-]\d{2}:\d{2})?)?(?!\w)",
+    r"(?:[t ](?P<hour>\d{2}):(?P<minute>\d{2})(?::(?P<second>\d{2}))?"
+    r"(?P<offset>z|[+-]\d{2}:\d{2})?)?(?!\w)",
 )
 _NEAR_DAY = re.compile(
     rf"\b(?:(?P<word>today|tonight|tomorrow)(?: (?P<part>{_PART_OF_DAY}))?"
     rf"|(?:on|next|this) (?P<day>{_DAY}))\b",
 )
-_DAY_OF_MONTH = re.compile(r"\bon the (\d{1,2})(?:st|nd|rd|th)?\b")
+_DAY_OF_MONTH = re.compile(r"\bon the (\d{1,2})(?:[a-z]{2})?\b")
+# Numbers and stars come first, so that a quoted command is never taken for a cron line.
 _CRON = re.compile(
-    r"\b(?:cron:? )?[`\"'](?P<cron>(?:[\d*/,a-z-]{1,20} ){4}[\d*/,a-z-]{1,20})[`\"']"
+    r"(?:\b(?:(?:with|using|on) )?(?:(?:the|a) )?cron(?: schedule| expression| line)?:? )?"
+    r"[`\"'](?:cron:? )?(?P<cron>(?:[\d*/,-]{1,20} ){3}[\d*/,a-z-]{1,20} [\d*/,a-z-]{1,20})[`\"']"
 )
 _ZONE = re.compile(r"(?:\bin )?\b([A-Z][A-Za-z]{1,20}/[A-Z][A-Za-z_]{1,30})\b")
 

@@ -46,9 +46,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="api_keys_pkey"),
         sa.UniqueConstraint("secret_hash", name="api_keys_secret_hash_key"),
     )
-    op.create_index(
-        "api_keys_organization_id_idx", "api_keys", ["organization_id"], unique=False
-    )
+    op.create_index("api_keys_organization_id_idx", "api_keys", ["organization_id"], unique=False)
     op.create_table(
         "workers",
         sa.Column("id", sa.Text(), nullable=False),
@@ -272,9 +270,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="messages_pkey"),
     )
     op.create_index("messages_turn_id_idx", "messages", ["turn_id"], unique=False)
-    op.create_index(
-        "messages_worker_id_id_idx", "messages", ["worker_id", "id"], unique=False
-    )
+    op.create_index("messages_worker_id_id_idx", "messages", ["worker_id", "id"], unique=False)
     op.create_table(
         "requests",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),

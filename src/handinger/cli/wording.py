@@ -1,0 +1,61 @@
+"""Words, numbers and times as people read them.
+
+What comes from a model or a tool is made harmless first: it must not steer the terminal.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+# All control characters but tab and line feed; among them ESC, which begins terminal commands.
+_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+
+_UNITS = ("B", "kB", "MB", "GB")
+
+
+def printable(text: str) -> str:
+    """The text without control characters."""
+    return text.translate(_CONTROLS)
+
+
+def one_line(text: str, *, limit: int = 200) -> str:
+    """The beginning of a text, on one line."""
+    line = " ".join(printable(text[: 4 * limit]).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 step`, `1,234 tokens`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def money(usd: float) -> str:
+    """US dollars; most turns cost less than a cent."""
+    if usd == 0 or usd >= 1:
+        return f"${usd:.2f}"
+    return f"${usd:.4f}" if usd >= 0.0001 else "<$0.0001"
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `3 min 05 s`, `2 h 10 min`."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def bytes_size(size: int) -> str:
+    """`812 B`, `1.2 kB`."""
+    amount, unit = float(size), 0
+    while amount >= 1000 and unit < len(_UNITS) - 1:
+        amount, unit = amount / 1000, unit + 1
+    return f"{size} B" if unit == 0 else f"{amount:.1f} {_UNITS[unit]}"
+
+
+def moment(at: datetime | int) -> str:
+    """A time, or Unix seconds, in the time zone of this machine."""
+    aware = datetime.fromtimestamp(at, UTC) if isinstance(at, int) else at
+    return aware.astimezone().strftime("%Y-%m-%d %H:%M")
