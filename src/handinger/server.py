@@ -18,6 +18,7 @@ from handinger._version import __version__
 from handinger.agent import model as models
 from handinger.agent import runner as runners
 from handinger.agent.conversation import Conversations
+from handinger.api import description
 from handinger.api import errors as api_errors
 from handinger.api import files as file_routes
 from handinger.api import health as health_routes
@@ -158,6 +159,7 @@ def describe_app() -> FastAPI:
     ):
         app.include_router(router)
     api_errors.install(app)
+    description.install(app)
     return app
 
 

@@ -193,11 +193,3 @@ def request_identity(request: Request, caller: Caller, sent: dict[str, Any]) -> 
         idempotency_key=key,
         is_retry=retries.isdecimal() and int(retries) > 0,
     )
-
-
-def body_schema(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
-    """How OpenAPI describes a body that a route reads itself."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    content = {"application/json": {"schema": schema}}
-    return {"requestBody": {"required": required, "content": content}}

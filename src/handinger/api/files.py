@@ -34,7 +34,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
         304: {"description": "Unchanged."},
         412: {"model": Error},
         416: {"model": Error},
-        **{status: {"model": Error} for status in (401, 404, 429)},
+        **{status: {"model": Error} for status in (401, 404, 422, 429)},
     },
 )
 @router.head("/{filePath:path}", include_in_schema=False)

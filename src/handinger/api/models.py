@@ -124,31 +124,37 @@ class Error(BaseModel):
 class TurnError(BaseModel):
     """Why a turn failed."""
 
-    code: Literal["model_error", "timeout", "budget_too_small", "internal_error"]
+    code: Annotated[
+        Literal["model_error", "timeout", "budget_too_small", "internal_error"],
+        Field(description="For programs."),
+    ]
     message: Annotated[str, Field(description="For people.")]
 
 
 class IncompleteDetails(BaseModel):
     """Why an answer is cut short."""
 
-    reason: Literal["budget_exhausted", "max_output_tokens", "cancelled"]
+    reason: Annotated[
+        Literal["budget_exhausted", "max_output_tokens", "cancelled"],
+        Field(description="What cut it short."),
+    ]
 
 
 class OutputText(BaseModel):
     """A text."""
 
-    type: Literal["output_text"]
-    text: str
+    type: Annotated[Literal["output_text"], Field(description="Always the same.")]
+    text: Annotated[str, Field(description="As the model wrote it.")]
 
 
 class OutputItem(BaseModel):
     """The text of one model response."""
 
-    id: str
-    type: Literal["message"]
-    role: Literal["assistant"]
-    status: Literal["completed"]
-    content: list[OutputText]
+    id: Annotated[str, Field(description="Stable.")]
+    type: Annotated[Literal["message"], Field(description="Always the same.")]
+    role: Annotated[Literal["assistant"], Field(description="Always the same.")]
+    status: Annotated[Literal["completed"], Field(description="Always the same.")]
+    content: Annotated[list[OutputText], Field(description="Its texts.")]
 
 
 class WorkerFile(BaseModel):
@@ -163,10 +169,10 @@ class WorkerFile(BaseModel):
 class Source(BaseModel):
     """A page that the worker used."""
 
-    id: str
-    type: Literal["url"]
-    url: str
-    title: str | None
+    id: Annotated[str, Field(description="Opaque.")]
+    type: Annotated[Literal["url"], Field(description="Always the same.")]
+    url: Annotated[str, Field(description="Of the page.")]
+    title: Annotated[str | None, Field(description="Of the page, if it has one.")]
 
 
 class Costs(BaseModel):
@@ -183,11 +189,15 @@ class Costs(BaseModel):
 class Usage(BaseModel):
     """Tokens, steps, money and time."""
 
-    inputTokens: Annotated[int, Field(ge=0)]
-    outputTokens: Annotated[int, Field(ge=0)]
-    reasoningTokens: Annotated[int, Field(ge=0)]
-    cacheReadTokens: Annotated[int, Field(ge=0)]
-    cacheWriteTokens: Annotated[int, Field(ge=0)]
+    inputTokens: Annotated[int, Field(ge=0, description="Sent to the model.")]
+    outputTokens: Annotated[int, Field(ge=0, description="Answered by the model.")]
+    reasoningTokens: Annotated[int, Field(ge=0, description="Of the output, for reasoning.")]
+    cacheReadTokens: Annotated[
+        int, Field(ge=0, description="Of the input, from the provider's cache.")
+    ]
+    cacheWriteTokens: Annotated[
+        int, Field(ge=0, description="Of the input, to the provider's cache.")
+    ]
     totalTokens: Annotated[int, Field(ge=0, description="Input and output.")]
     steps: Annotated[int, Field(ge=0, description="Model calls.")]
     costUsd: Annotated[float, Field(ge=0, description="The sum of the costs.")]
@@ -198,10 +208,13 @@ class Usage(BaseModel):
 class UIMessage(BaseModel):
     """A message in the Vercel AI SDK's form."""
 
-    id: str
-    role: Literal["user", "assistant"]
-    parts: list[dict[str, Any]]
-    metadata: dict[str, Any] | None = None
+    id: Annotated[str, Field(description="Opaque.")]
+    role: Annotated[Literal["user", "assistant"], Field(description="Who says it.")]
+    parts: Annotated[list[dict[str, Any]], Field(description="Of the AI SDK's types.")]
+    metadata: Annotated[
+        dict[str, Any] | None,
+        Field(description="Its turn, source and time; on an answer usage and costs."),
+    ] = None
 
 
 WorkerStatus = Literal["pending", "running", "completed"]
@@ -210,8 +223,10 @@ WorkerStatus = Literal["pending", "running", "completed"]
 class Worker(BaseModel):
     """An agent with a conversation and a workspace of files."""
 
-    id: Annotated[str, Field(examples=["wrk_0198c2f4a3b27d10a1b2c3d4e5f60718"])]
-    object: Literal["worker"]
+    id: Annotated[
+        str, Field(description="Opaque.", examples=["wrk_0198c2f4a3b27d10a1b2c3d4e5f60718"])
+    ]
+    object: Annotated[Literal["worker"], Field(description="Always the same.")]
     created_at: Annotated[int | None, Field(description="Unix seconds.")]
     status: Annotated[WorkerStatus, Field(description="Of the worker, not of one turn.")]
     running: Annotated[bool, Field(description="Whether a turn runs or waits.")]
@@ -240,37 +255,41 @@ class WorkerPage(BaseModel):
 class Turn(BaseModel):
     """One instruction and everything that the agent does about it."""
 
-    id: str
-    workerId: str
-    status: WorkerStatus
-    source: Literal["api", "schedule", "email", "agent"]
-    input: str
-    budget: BudgetName
-    output_text: str
-    error: TurnError | None
-    incomplete_details: IncompleteDetails | None
-    costs: Costs
-    usage: Usage
+    id: Annotated[str, Field(description="Opaque.")]
+    workerId: Annotated[str, Field(description="Whose turn it is.")]
+    status: Annotated[WorkerStatus, Field(description="Of this turn.")]
+    source: Annotated[
+        Literal["api", "schedule", "email", "agent"], Field(description="What started it.")
+    ]
+    input: Annotated[str, Field(description="The instruction.")]
+    budget: Annotated[BudgetName, Field(description="Its caps.")]
+    output_text: Annotated[str, Field(description="Its answer.")]
+    error: Annotated[TurnError | None, Field(description="Why it failed.")]
+    incomplete_details: Annotated[
+        IncompleteDetails | None, Field(description="Why it is cut short.")
+    ]
+    costs: Annotated[Costs, Field(description="Of this turn.")]
+    usage: Annotated[Usage, Field(description="Of this turn.")]
     createdAt: Annotated[str, Field(description="ISO 8601, UTC.")]
-    startedAt: str | None
-    endedAt: str | None
+    startedAt: Annotated[str | None, Field(description="When it ran first.")]
+    endedAt: Annotated[str | None, Field(description="When it ended.")]
 
 
 class TurnPage(BaseModel):
     """Turns of a worker, newest first."""
 
-    turns: list[Turn]
+    turns: Annotated[list[Turn], Field(description="A page of them.")]
     nextCursor: Annotated[str | None, Field(description="Pass it as `cursor`.")]
 
 
 class Deleted(BaseModel):
     """It is gone."""
 
-    deleted: Literal[True]
+    deleted: Annotated[Literal[True], Field(description="Always true.")]
 
 
 class Health(BaseModel):
     """Whether the server can do its work."""
 
-    status: Literal["ok", "unavailable"]
+    status: Annotated[Literal["ok", "unavailable"], Field(description="The verdict.")]
     problems: Annotated[dict[str, str], Field(description="What does not answer, and why.")]

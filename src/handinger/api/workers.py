@@ -13,10 +13,10 @@ from handinger.api.deps import (
     CallerDep,
     ServicesDep,
     WorkerIdDep,
-    body_schema,
     read_json,
     request_identity,
 )
+from handinger.api.description import body_of
 from handinger.api.models import (
     Deleted,
     Error,
@@ -49,7 +49,7 @@ _STREAM = {
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Error} for status in (401, *statuses, 429, 503)}
+    return {status: {"model": Error} for status in (401, *statuses, 422, 429, 503)}
 
 
 @router.post(
@@ -62,7 +62,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         202: {"model": Worker, "description": "With `Prefer: respond-async`."},
         **_errors(400, 413, 415, 422),
     },
-    openapi_extra=body_schema(WorkerCreate),
+    openapi_extra=body_of("WorkerCreate"),
 )
 async def create_worker(
     request: Request, services: ServicesDep, caller: CallerDep, messages: Messages = True
@@ -157,7 +157,7 @@ async def get_worker(
         202: {"model": Worker, "description": "With `Prefer: respond-async`."},
         **_errors(400, 404, 409, 413, 415, 422),
     },
-    openapi_extra=body_schema(WorkerContinue),
+    openapi_extra=body_of("WorkerContinue"),
 )
 async def continue_worker(
     request: Request,
@@ -225,7 +225,7 @@ async def stream_worker(
     summary="Stop a worker's turns",
     response_model=Worker,
     responses=_errors(400, 404, 413, 415, 422),
-    openapi_extra=body_schema(WorkerCancel, required=False),
+    openapi_extra=body_of("WorkerCancel", required=False),
 )
 async def cancel_worker(
     request: Request,

@@ -35,7 +35,8 @@ _FAMILIES = {
         r"remind(?: me)?|schedule|set up (?:a|an) (?:schedule|reminder)"
         r"|every|each (?=\w{3,6}day|hour|minute|week|month|\d)|hourly|daily|weekly|monthly"
         r"|tomorrow|tonight|on weekdays|at \d{1,2}(?:[:.]\d\d)? ?(?:am|pm)?(?=[ ,])"
-        r"|on \d{4}-\d{2}-\d{2}(?:[t ]\d{2}:\d{2}\S{0,9})?|(?:on|next) (?:mon|tues|wednes|thurs|fri|satur|sun)days?"
+        r"|on \d{4}-\d{2}-\d{2}(?:[t ]\d{2}:\d{2}\S{0,9})?"
+        r"|(?:on|next) (?:mon|tues|wednes|thurs|fri|satur|sun)days?"
         rf"|(?:in|after) {_COUNT} (?:second|minute|hour|day|week)s?"
     ),
     "summarise": (

@@ -1,7 +1,7 @@
 """Reads the messages: what is asked now, what was said before, and how the tool calls ended."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import cast
@@ -114,13 +114,13 @@ def read(messages: Sequence[ModelMessage]) -> Conversation:
 def user_text(content: str | Sequence[UserContent]) -> str:
     """The words of a prompt; pictures and other files have none that this model could read."""
     if isinstance(content, str):
-        return content
+        return encodable(content)
     texts = [
         item.content if isinstance(item, TextContent) else item
         for item in content
         if isinstance(item, str | TextContent)
     ]
-    return "\n\n".join(texts)
+    return encodable("\n\n".join(texts))
 
 
 def _read_request(
@@ -141,7 +141,7 @@ def _read_request(
 
 
 def _outcome(part: ToolReturnPart) -> Outcome:
-    text = part.model_response_str(wrap_if_error=False)
+    text = encodable(part.model_response_str(wrap_if_error=False))
     if part.outcome != "success":
         return Outcome(ok=False, text=text or f"it was {part.outcome}")
     if isinstance(part.content, str):
@@ -151,6 +151,11 @@ def _outcome(part: ToolReturnPart) -> Outcome:
     if isinstance(error, str) and error:
         return replace(Outcome(ok=False, text=error), data=data)
     return Outcome(ok=True, text=text, data=data)
+
+
+def encodable(text: str) -> str:
+    """Without halves of surrogate pairs, which neither JSON nor a file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _parsed(text: str) -> JsonValue:
@@ -175,7 +180,3 @@ def _closed(turn: _OpenTurn, outcomes: Mapping[str, Outcome]) -> Turn:
         ),
         said=tuple(turn.said),
     )
-
-
-def instructions_of(turns: Iterable[Turn]) -> list[str]:
-    return [turn.prompt for turn in turns]

@@ -7,7 +7,8 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -112,16 +113,30 @@ class DemoModel(Model):
 
 @dataclass(frozen=True, slots=True)
 class _Reply:
-    """One text or one tool call, and why it ends there."""
+    """One text, or the arguments of one call of `tool` as JSON, and why it ends there."""
 
-    part: TextPart | ToolCallPart
+    content: str
     finish_reason: FinishReason
+    tool: str = ""
+    call_id: str = ""
+
+    @property
+    def part(self) -> TextPart | ToolCallPart:
+        if self.tool:
+            return ToolCallPart(self.tool, self.content, tool_call_id=self.call_id)
+        return TextPart(self.content)
 
     @property
     def characters(self) -> int:
-        if isinstance(self.part, TextPart):
-            return len(self.part.content)
-        return len(self.part.tool_name) + len(self.part.args_as_json_str())
+        return len(self.tool) + len(self.content)
+
+    @property
+    def pieces(self) -> list[str]:
+        """Words of a text, slices of arguments; joined they are the content again."""
+        if not self.tool:
+            return _PIECE.findall(self.content)
+        size = _ARGUMENT_DELTA_CHARACTERS
+        return [self.content[start : start + size] for start in range(0, len(self.content), size)]
 
 
 @dataclass
@@ -132,34 +147,27 @@ class _DemoStream(StreamedResponse):
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     async def _get_event_iterator(self) -> AsyncIterator[ModelResponseStreamEvent]:
-        part = self.reply.part
-        told = 0
-        pieces = _pieces(part)
-        self._usage = _usage(self.input_characters, told)
-        for index, piece in enumerate(pieces):
+        told = len(self.reply.tool)
+        for index, piece in enumerate(self.reply.pieces):
             if self.cancelled:
                 return
-            if isinstance(part, TextPart):
-                for event in self._parts_manager.handle_text_delta(vendor_part_id=0, content=piece):
-                    yield event
-            else:
-                for event in self._parts_manager.handle_tool_call_delta_events(
-                    vendor_part_id=0,
-                    tool_name=part.tool_name if index == 0 else None,
-                    args=piece,
-                    tool_call_id=part.tool_call_id,
-                ):
-                    yield event
-            told += len(piece) + (len(self.reply_name) if index == 0 else 0)
+            told += len(piece)
             self._usage = _usage(self.input_characters, told)
+            for event in self._events(piece, is_first=index == 0):
+                yield event
             if self.pace_s > 0 and index % _WORDS_PER_PAUSE == _WORDS_PER_PAUSE - 1:
                 await asyncio.sleep(self.pace_s)
         self.finish_reason = self.reply.finish_reason
 
-    @property
-    def reply_name(self) -> str:
-        part = self.reply.part
-        return part.tool_name if isinstance(part, ToolCallPart) else ""
+    def _events(self, piece: str, *, is_first: bool) -> Iterator[ModelResponseStreamEvent]:
+        if not self.reply.tool:
+            return self._parts_manager.handle_text_delta(vendor_part_id=0, content=piece)
+        return self._parts_manager.handle_tool_call_delta_events(
+            vendor_part_id=0,
+            tool_name=self.reply.tool if is_first else None,
+            args=piece,
+            tool_call_id=self.reply.call_id,
+        )
 
     async def close_stream(self) -> None:
         """There is no connection; the iterator sees that it was cancelled and ends."""
@@ -189,35 +197,33 @@ def _reply(
     talk = conversation.read(messages)
     offer = _offer(settings, parameters)
     given = prompt.split(talk.now.prompt)
-    limit = (settings or {}).get("max_tokens")
-    steps = plan.make(given, talk, frozenset(offer.known))
-    desk = Desk(
-        given.instruction, given.documents, talk, mail_takes_list=_mail_takes_list(parameters)
-    )
+    steps = plan.make(given, talk, offer.known)
+    desk = Desk(given.instruction, given.documents, talk, _mail_takes_list(parameters))
     step = answer.next_step(steps, desk, offer)
+    limit = (settings or {}).get("max_tokens")
+    most = sys.maxsize if limit is None else max(limit, 1) * CHARACTERS_PER_TOKEN
     if isinstance(step, ToolUse):
-        call = _call(step, talk)
-        reply = _Reply(call, "tool_call")
-        if limit is None or reply.characters <= limit * CHARACTERS_PER_TOKEN:
+        reply = _call(step, talk)
+        if reply.characters <= most:
             return reply
-        step = f"The call of `{step.tool}` is longer than the {limit} tokens that I may write."
-        step = answer.written([*desk.paragraphs, step], talk)
-    if limit is not None and len(step) > limit * CHARACTERS_PER_TOKEN:
-        return _Reply(TextPart(step[: max(limit, 1) * CHARACTERS_PER_TOKEN]), "length")
-    return _Reply(TextPart(step), "stop")
+        refusal = f"The call of `{step.tool}` would be longer than the {limit} tokens that I have."
+        step = answer.written([*desk.paragraphs, refusal], talk)
+    text = conversation.encodable(step)
+    return _Reply(text[:most], "length" if len(text) > most else "stop")
 
 
-def _call(use: ToolUse, talk: Conversation) -> ToolCallPart:
+def _call(use: ToolUse, talk: Conversation) -> _Reply:
     """The call with an id of its own: its number in the conversation, and a digest.
 
     The digest covers when the prompt was sent, so that an id stays unique even where earlier
     messages were left out and the count begins anew.
     """
     arguments = json.dumps(use.arguments, ensure_ascii=False, separators=(",", ":"))
+    arguments = conversation.encodable(arguments)
     number = talk.call_count + 1
     seed = f"{talk.now.at.isoformat()}\n{talk.now.prompt}\n{number}\n{use.tool}\n{arguments}"
-    digest = hashlib.sha256(seed.encode(errors="surrogatepass")).hexdigest()[:12]
-    return ToolCallPart(use.tool, arguments, tool_call_id=f"demo_{number}_{digest}")
+    digest = hashlib.sha256(seed.encode()).hexdigest()[:12]
+    return _Reply(arguments, "tool_call", tool=use.tool, call_id=f"demo_{number}_{digest}")
 
 
 def _offer(settings: ModelSettings | None, parameters: ModelRequestParameters) -> Offer:
@@ -240,15 +246,6 @@ def _mail_takes_list(parameters: ModelRequestParameters) -> bool:
         return False
     recipient = tool.parameters_json_schema.get("properties", {}).get("to", {})
     return recipient.get("type") == "array"
-
-
-def _pieces(part: TextPart | ToolCallPart) -> list[str]:
-    """Words of a text, slices of arguments; joined they are the part again."""
-    if isinstance(part, TextPart):
-        return _PIECE.findall(part.content) or [""]
-    arguments = part.args_as_json_str() if not isinstance(part.args, str) else part.args
-    size = _ARGUMENT_DELTA_CHARACTERS
-    return [arguments[start : start + size] for start in range(0, len(arguments), size)]
 
 
 def _usage(input_characters: int, output_characters: int) -> RequestUsage:

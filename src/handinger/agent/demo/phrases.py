@@ -41,8 +41,8 @@ ITSELF = re.compile(
     r"|(?:this|that|these|those|them|all)(?: (?:of )?(?:it|this|that|text|page|file))?"
     r"|(?:the|this) (?:whole |following |attached )?"
     r"(?:text|page|file|article|document|contents?|rest|lines|following)|the following"
-    r"|(?:the |your |all )?(?:results?|answers?|output|outcome|findings|numbers?|totals?|table|sum|product"
-    r"|average|calculations?)"
+    r"|(?:the |your |all )?(?:results?|answers?|output|outcome|findings|numbers?|totals?|table"
+    r"|sum|product|average|calculations?)"
     r"|(?:a |the )?(?:short )?report(?: .{0,200})?",
     re.IGNORECASE,
 )
@@ -151,7 +151,7 @@ def body(text: str, path: str) -> str:
 
 
 def written_files(text: str) -> list[tuple[str, str]]:
-    """Several paths and contents: `"a" to a.txt, "b" to b.txt`, or empty files `a.txt and b.txt`."""
+    """Several paths with their contents: `"a" to a.txt, "b" to b.txt`, or just empty files."""
     paths = spans.paths(text)
     if len(paths) < 2:
         return []

@@ -1,0 +1,69 @@
+"""How the API describes itself: OpenAPI 3.1, with what the routes alone do not say."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+
+from handinger.api.models import WorkerCancel, WorkerContinue, WorkerCreate
+
+_BODIES = (WorkerCreate, WorkerContinue, WorkerCancel)
+_REFERENCE = "#/components/schemas/{model}"
+
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The same key within 24 hours joins the first request instead of running again.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+}
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "description": "`respond-async` answers 202 at once (RFC 7240).",
+    "schema": {"type": "string"},
+}
+
+
+def body_of(name: str, *, required: bool = True) -> dict[str, Any]:
+    """For `openapi_extra` of a route that reads its body itself."""
+    schema = {"$ref": _REFERENCE.format(model=name)}
+    content = {"application/json": {"schema": schema}}
+    return {"requestBody": {"required": required, "content": content}}
+
+
+def install(app: FastAPI) -> None:
+    """Let the app describe itself in full."""
+    generate = app.openapi
+
+    def describe() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _completed(generate())
+        return app.openapi_schema
+
+    app.openapi = describe
+
+
+def _completed(document: dict[str, Any]) -> dict[str, Any]:
+    components = document["components"]
+    components["securitySchemes"] = {
+        "apiKey": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key: `hdg_live_...`, made by `handinger keys create`.",
+        }
+    }
+    _, bodies = models_json_schema(
+        [(model, "validation") for model in _BODIES], ref_template=_REFERENCE
+    )
+    components["schemas"] |= bodies["$defs"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(name, None)
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if path.startswith("/api"):
+                operation["security"] = [{"apiKey": []}]
+            if method == "post" and operation["operationId"] in ("createWorker", "continueWorker"):
+                operation["parameters"] += [_IDEMPOTENCY_KEY, _PREFER]
+    return document
