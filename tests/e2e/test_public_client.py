@@ -1,0 +1,62 @@
+"""The published Python client of this API works against this server, unchanged."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.model_server import ModelServer, Step, ToolCall
+from tests.support.server import HandingerServer
+
+LOCK = Path(__file__).parents[2] / "requirements" / "public-client.lock"
+SCRIPT = Path(__file__).with_name("public_client.py")
+
+
+@pytest.fixture(scope="module")
+def client_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has the published client, and not this project."""
+    folder = tmp_path_factory.mktemp("public-client") / "venv"
+    uv = Path(sys.executable).with_name("uv")
+    python = folder / "bin" / "python"
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
+    subprocess.run(
+        [uv, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", LOCK],
+        check=True,
+    )
+    return python
+
+
+def test_the_published_client_creates_reads_continues_streams_and_fetches(
+    client_python: Path, tmp_path: Path
+) -> None:
+    with ModelServer() as model:
+        call = ToolCall("write_file", {"path": "haiku.md", "content": "An old silent pond"})
+        model.script("haiku", [Step(tool_calls=[call]), Step(text="It is in haiku.md.")])
+        model.script("more", [Step(text="A frog jumps in.")])
+        server = HandingerServer(tmp_path / "data", model_url=model.base_url)
+        try:
+            server.start()
+            seen = json.loads(
+                subprocess.run(
+                    [client_python, SCRIPT, server.base_url, server.key],
+                    check=True,
+                    capture_output=True,
+                    timeout=60,
+                ).stdout
+            )
+        finally:
+            server.close()
+
+    assert seen["created"]["output_text"] == "It is in haiku.md."
+    assert seen["created"]["status"] == "completed"
+    assert [file["filename"] for file in seen["created"]["files"]] == ["haiku.md"]
+    assert seen["retrieved"] == seen["created"]
+    assert seen["continued"]["id"] == seen["created"]["id"]
+    assert seen["continued"]["output_text"] == "A frog jumps in."
+    assert len(seen["continued"]["messages"]) == 4
+    assert seen["file"] == "An old silent pond"
+    assert seen["missing"] == "NotFoundError"
+    assert [update["type"] for update in seen["updates"]] == ["data-message"] * 4 + ["data-worker"]
+    assert seen["updates"][-1]["data"]["output_text"] == "A frog jumps in."

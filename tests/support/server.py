@@ -1,0 +1,131 @@
+"""A real Handinger server process for tests: started, killed, restarted, on its own data directory."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx2
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 25.0
+
+
+def free_port() -> int:
+    """A loopback port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+class HandingerServer:
+    """One `handinger serve`. Several may share a database by `database_url`."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        model_url: str | None = None,
+        key: str | None = None,
+        database_url: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.data_dir = data_dir
+        self.key = key or "hdg_live_" + secrets.token_urlsafe(32)
+        self.port = free_port()
+        self.base_url = f"http://127.0.0.1:{self.port}"
+        self.log_path = data_dir.parent / f"{data_dir.name}-{self.port}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        # Only what is named here: no provider's key of the person who runs the tests.
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", "/"),
+            "HANDINGER_DATA_DIR": str(data_dir),
+            "HANDINGER_BOOTSTRAP_API_KEY": self.key,
+            "HANDINGER_PUBLIC_URL": self.base_url,
+        }
+        if model_url is not None:
+            self._environment |= {
+                "HANDINGER_MODEL": "openai-chat:scripted",
+                "OPENAI_BASE_URL": model_url,
+                "OPENAI_API_KEY": "sk-scripted-0000000000",
+            }
+        if database_url is not None:
+            self._environment["HANDINGER_DATABASE_URL"] = database_url
+        self._environment |= environment or {}
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """That authorize a request."""
+        return {"Authorization": f"Bearer {self.key}"}
+
+    def start(self, *, wait: bool = True) -> "HandingerServer":
+        """Start, and wait until it is healthy."""
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "handinger", "serve", "--port", str(self.port)],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.data_dir.parent,
+            )
+        if wait:
+            self.wait_until_healthy()
+        return self
+
+    def wait_until_healthy(self) -> None:
+        """Poll `/healthz`."""
+        assert self._process is not None
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise AssertionError(f"the server exited: {self.log()}")
+            try:
+                if httpx2.get(f"{self.base_url}/healthz", timeout=1).status_code == 200:
+                    return
+            except httpx2.HTTPError:
+                time.sleep(0.03)
+        raise AssertionError(f"the server did not become healthy: {self.log()}")
+
+    def log(self) -> str:
+        """The end of what it logged."""
+        return self.log_path.read_text(errors="replace")[-5000:]
+
+    def kill(self) -> None:
+        """kill -9: no chance to clean up."""
+        self._signal(signal.SIGKILL)
+
+    def terminate(self) -> int:
+        """SIGTERM, and wait for the exit; its status."""
+        self._signal(signal.SIGTERM)
+        assert self._process is not None
+        return self._process.returncode
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(number)
+        self._process.wait(timeout=STOP_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Stop it, and with it an embedded PostgreSQL, whatever happened before."""
+        if self._process is not None and self._process.poll() is None:
+            self.terminate()
+        elif "HANDINGER_DATABASE_URL" not in self._environment:
+            # Killed: its PostgreSQL runs on. The last one out stops it.
+            from handinger.storage.embedded import EmbeddedPostgres
+
+            if (self.data_dir / "postgres").exists():
+                EmbeddedPostgres.join(self.data_dir).leave()
