@@ -6,9 +6,11 @@ Each name loads its module when it is first used, so that `import handinger` cos
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from handinger._version import __version__
+
+# What type checkers take for true. To import it from `typing` would cost more than all the rest.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from handinger.sdk.client import AsyncHandinger, Handinger

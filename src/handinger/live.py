@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import psycopg
 from handinger import ids
 from handinger.ids import TurnId
 from handinger.storage.database import Connection, Database
-from handinger.story import Kind, Place, Story, Take
+from handinger.story import BEFORE_ANY_TAKE, Entry, Kind, Place, Story, Take
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ CHANNEL = "handinger_live"
 
 # NOTIFY carries less than 8000 bytes; a character takes at most 6 in this JSON.
 _SLICE_CHARACTERS = 1_200
+_DATA_CHARACTERS = 400
 _RELAY_INTERVAL_S = 0.04
 _ASK_INTERVAL_S = 5.0
 _ASK_EXPIRES_S = 15.0
@@ -79,6 +80,7 @@ class _Asker:
 
     expires_at: float
     place: Place | None = None
+    committed: int = 0  # so many entries it knows to be stored
 
 
 class Hub:
@@ -179,21 +181,24 @@ class Hub:
         if not live.followers and not live.executing and self._turns.get(turn_id) is live:
             del self._turns[turn_id]
 
-    def _refresh_soon(self, turn_id: TurnId) -> None:
+    def _refresh_soon(self, turn_id: TurnId, take: Take = BEFORE_ANY_TAKE) -> None:
         live = self._turns.get(turn_id)
         if live is not None and not live.executing and live.accepted:
-            self._in_background(self._refresh_and_wake(live))
+            self._in_background(self._refresh_and_wake(live, take))
 
     def _in_background(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _refresh_and_wake(self, live: LiveTurn) -> None:
+    async def _refresh_and_wake(self, live: LiveTurn, take: Take = BEFORE_ANY_TAKE) -> None:
+        """`take`: the one that the executing process has begun."""
         try:
             await self._refresh(live.story)
         except psycopg.Error as error:
             logger.warning("A followed turn could not be read again: %s", error)
+        if take > live.story.take and not live.story.ended and not live.executing:
+            live.story.begin(take)
         live.changed()
 
     # The wire between processes
@@ -239,7 +244,7 @@ class Hub:
         elif "ask" in notice:
             self._note_asker(notice)
         elif "stored" in notice:
-            self._refresh_soon(notice["stored"])
+            self._refresh_soon(notice["stored"], Take(*notice["take"]))
         elif "text" in notice:
             self._mirror(notice)
 
@@ -326,51 +331,65 @@ class Hub:
         news: list[dict[str, object]] = []
         stored_end = story.place_of(story.committed - 1)
         place = asker.place
-        if place is None or place.number < stored_end.number or place.take != story.take:
-            news.append({"stored": story.turn_id})
+        if place is None or place.take != story.take or asker.committed != story.committed:
+            news.append({"stored": story.turn_id, "take": list(story.take)})
+            asker.committed = story.committed
+        if place is None or place.take != story.take or place.number < stored_end.number:
             place = stored_end
         for number in range(max(place.number, story.committed), len(story.entries)):
             entry = story.entries[number]
-            offset = place.offset if place.number == number else 0
-            text = entry.text_from(offset)
-            for start in range(0, max(len(text), 1), _SLICE_CHARACTERS):
-                news.append(
-                    {
-                        "text": text[start : start + _SLICE_CHARACTERS],
-                        "turn": story.turn_id,
-                        "take": list(entry.take),
-                        "number": number,
-                        "offset": offset + start,
-                        "kind": entry.kind.value,
-                        "data": entry.data,
-                        "closed": entry.closed and start + _SLICE_CHARACTERS >= len(text),
-                    }
-                )
-            place = Place(story.turn_id, entry.take, number, entry.length)
-        if asker.place == place:
-            return []
+            offset = place.offset if place.number == number else -1
+            if len(json.dumps(entry.data)) > _DATA_CHARACTERS:
+                break  # A tool's output, say. It will be stored in a moment.
+            if offset < entry.told:
+                news.extend(_slices(story.turn_id, number, entry, max(offset, 0)))
+            place = Place(story.turn_id, entry.take, number, entry.told)
         asker.place = Place(story.turn_id, story.take, place.number, place.offset)
         return news
 
-    def _mirror(self, notice: dict[str, Any]) -> None:
+    def _mirror(self, notice: dict[str, Any]) -> bool:
+        """Take over what another process tells; False if something before it is missing here."""
         live = self._turns.get(notice["turn"])
         if live is None or live.executing or live.story.ended:
-            return
+            return True
         story = live.story
         take = Take(*notice["take"])
-        if take > story.take:
-            story.begin(take)
         number: int = notice["number"]
-        if take < story.take or number > len(story.entries) or number < story.committed:
-            return  # Of a withdrawn take, stored already, or behind a gap that the next ask fills.
+        if take < story.take or number < story.committed:
+            return True  # Of a withdrawn take, or stored already.
+        if take > story.take:
+            if number > story.committed:
+                return False
+            story.begin(take)
+        known = story.entries[number].length if number < len(story.entries) else 0
+        if number > len(story.entries) or notice["offset"] > known:
+            return False
         if number == len(story.entries):
             story.tell(Kind(notice["kind"]), data=notice["data"], closed=False)
         entry = story.entries[number]
-        if entry.closed or notice["offset"] > entry.length:
-            return
-        entry.append(notice["text"][entry.length - notice["offset"] :])
-        entry.closed = notice["closed"]
-        live.changed()
+        if not entry.closed:
+            entry.append(notice["text"][known - notice["offset"] :])
+            entry.closed = notice["closed"]
+            live.changed()
+        return True
+
+
+def _slices(
+    turn_id: TurnId, number: int, entry: Entry, offset: int
+) -> Iterator[dict[str, object]]:
+    """An entry from an offset on, in pieces that NOTIFY can carry."""
+    text = entry.text_from(offset)
+    for start in range(0, max(len(text), 1), _SLICE_CHARACTERS):
+        yield {
+            "text": text[start : start + _SLICE_CHARACTERS],
+            "turn": turn_id,
+            "take": list(entry.take),
+            "number": number,
+            "offset": offset + start,
+            "kind": entry.kind.value,
+            "data": entry.data,
+            "closed": entry.closed and start + _SLICE_CHARACTERS >= len(text),
+        }
 
 
 def end_notice(turn_id: TurnId) -> str:

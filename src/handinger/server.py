@@ -150,6 +150,8 @@ def describe_app() -> FastAPI:
         description="Send an instruction, and an agent with tools carries it out. Every endpoint "
         "under /api takes `Authorization: Bearer hdg_live_...`.",
         separate_input_output_schemas=False,
+        # A redirect would send the caller, and its key, wherever the Host header says.
+        redirect_slashes=False,
     )
     for router in (
         worker_routes.router,

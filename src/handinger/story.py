@@ -45,7 +45,9 @@ BEFORE_ANY_TAKE = Take(0, 0)
 
 Event = dict[str, Any]  # one JSON object of the Vercel AI SDK's UI message stream
 
-_PLACE = re.compile(r"(trn_[0-9a-f]{32})-(\d{1,9})\.(\d{1,9})\.(\d{1,9})\.(\d{1,12})")
+_PLACE = re.compile(
+    r"(trn_[0-9a-f]{32})-([0-9]{1,9})\.([0-9]{1,9})\.([0-9]{1,9})\.([0-9]{1,12})"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,15 +185,26 @@ class Story:
         entry = self.entries[number]
         return Place(self.turn_id, entry.take, number, entry.end if offset is None else offset)
 
-    def knows(self, place: Place) -> bool:
-        """Whether this place was, or may have been, told; a made-up one was not."""
+    def knows(self, place: Place, *, complete: bool = False) -> bool:
+        """Whether this place was, or may have been, told; a made-up one was not.
+
+        `complete`: nobody can have told more of the turn than this story does.
+        """
         if place.number < len(self.entries):
             entry = self.entries[place.number]
             if entry.take == place.take:
-                return place.offset <= entry.told or not (entry.closed or self.ended)
+                may_have_grown = not (entry.closed or self.ended or complete)
+                return place.offset <= entry.told or may_have_grown
+            if place.number < self.committed and place.take > entry.take:
+                return False  # What is stored is never withdrawn.
+        if place.take.attempt == 0:
+            return False
         if self.ended:
-            return place.take < self.entries[-1].take and place.number > 1
-        return place.take <= self.take and place.number > 1
+            return place.take < self.entries[-1].take
+        if complete:
+            return place.take < self.take
+        # How often a model call was repeated in this attempt is only known here once it is told.
+        return place.take.attempt <= self.take.attempt
 
     def events_after(self, place: Place) -> list[Told]:
         """All that can be told now to a reader who stands at `place`.
@@ -216,16 +229,18 @@ class Story:
         return told
 
     def _last_standing(self, place: Place) -> int:
-        """The last entry that a reader of a withdrawn text was told and may keep."""
+        """The last entry that a reader of a withdrawn text keeps: the end of a step, or `start`."""
         return max(
             number
             for number, entry in enumerate(self.entries[: place.number + 1])
-            if entry.take <= place.take
+            if entry.kind in (Kind.START, Kind.STEP_FINISH) and entry.take <= place.take
         )
 
     def _told_from(self, number: int, offset: int) -> Iterator[Told]:
         while number < len(self.entries):
             entry = self.entries[number]
+            if entry.kind is Kind.STEP_FINISH and number >= self.committed:
+                return  # What a reader has of a finished step it never drops again.
             for reached, event in entry_events(entry, number, offset):
                 yield Told(self.place_of(number, reached), event)
             if not entry.closed:

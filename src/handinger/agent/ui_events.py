@@ -5,12 +5,13 @@ that a provider interleaves, say), the telling is withdrawn and the response tol
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pydantic_ai.messages import (
     AgentStreamEvent,
     ModelResponse,
+    ModelResponsePart,
     PartDeltaEvent,
     PartStartEvent,
     TextPart,
@@ -21,7 +22,7 @@ from pydantic_ai.messages import (
     ToolCallPartDelta,
 )
 
-from handinger.story import Entry, Kind, Story, Take
+from handinger.story import Entry, Event, Kind, Story, Take
 
 # What PostgreSQL cannot store and UTF-8 cannot carry.
 _UNSTORABLE = {0: "\ufffd"} | dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
@@ -158,12 +159,13 @@ class Teller:
         self._call_ids.add(told)
         return told
 
-    def _start_part(self, index: int, part: object) -> bool:
+    def _start_part(self, index: int, part: ModelResponsePart) -> bool:
+        data: Event | None = None
         match part:
             case TextPart():
-                kind, data = Kind.TEXT, None
+                kind = Kind.TEXT
             case ThinkingPart():
-                kind, data = Kind.REASONING, None
+                kind = Kind.REASONING
             case ToolCallPart():
                 kind = Kind.TOOL_INPUT
                 data = {
@@ -198,7 +200,7 @@ class Teller:
         self._open.clear()
 
 
-def _part_text(part: object) -> str:
+def _part_text(part: ModelResponsePart) -> str:
     match part:
         case TextPart() | ThinkingPart():
             return clean(part.content)
@@ -208,7 +210,7 @@ def _part_text(part: object) -> str:
             return ""
 
 
-def _arguments_text(args: str | dict[str, Any] | None) -> str:
+def _arguments_text(args: str | Mapping[str, object] | None) -> str:
     if args is None:
         return ""
     return args if isinstance(args, str) else json.dumps(args, ensure_ascii=False)

@@ -137,7 +137,8 @@ async def read_json(request: Request, model: type[Body]) -> tuple[Body, dict[str
     Raises UnsupportedMediaType, BodyTooLarge, MalformedRequest, InvalidInput.
     """
     content_type = request.headers.get("content-type", "application/json").split(";")[0].strip()
-    if content_type != "application/json" and not content_type.endswith("+json"):
+    media_type = content_type.lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnsupportedMediaType(
             f"This endpoint reads JSON, not {content_type[:80]}; "
             "send Content-Type: application/json."
@@ -191,5 +192,5 @@ def request_identity(request: Request, caller: Caller, sent: dict[str, Any]) -> 
         key_id=caller.key_id,
         fingerprint=hashlib.sha256(text.encode()).digest(),
         idempotency_key=key,
-        is_retry=retries.isdecimal() and int(retries) > 0,
+        is_retry=retries.isdecimal() and retries.strip("0") != "",
     )

@@ -20,7 +20,8 @@ router = APIRouter(prefix="/api/workers/{workerId}/files", tags=["files"])
 
 # Shown in place by a browser; everything else is downloaded. HTML and SVG could run scripts.
 _INLINE = re.compile(r"image/(?!svg)[\w.+-]+|application/pdf|text/plain")
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+# No file is so large that it needs more digits; a range that cannot be read is ignored.
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 @router.get(
@@ -120,19 +121,26 @@ def _seconds(moment: datetime) -> datetime:
 def _precondition(request: Request, file: File) -> int | None:
     """304 or 412 if the request is conditional and not met; RFC 9110, section 13.2.2."""
     if_match = request.headers.get("if-match")
-    if if_match is not None and not _names(if_match, file):
-        return 412
+    if if_match is not None:
+        if not _names(if_match, file):
+            return 412
+    else:
+        unmodified_since = _date(request.headers.get("if-unmodified-since"))
+        if unmodified_since is not None and _seconds(file.updated_at) > unmodified_since:
+            return 412
     if_none_match = request.headers.get("if-none-match")
     if if_none_match is not None:
-        return 304 if _names(if_none_match, file) else None
+        return 304 if _names(if_none_match, file, weakly=True) else None
     modified_since = _date(request.headers.get("if-modified-since"))
     if modified_since is not None and _seconds(file.updated_at) <= modified_since:
         return 304
     return None
 
 
-def _names(header: str, file: File) -> bool:
-    tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
+def _names(header: str, file: File, *, weakly: bool = False) -> bool:
+    tags = [tag.strip() for tag in header.split(",")]
+    if weakly:
+        tags = [tag.removeprefix("W/") for tag in tags]
     return "*" in tags or f'"{file.sha256}"' in tags
 
 
@@ -141,7 +149,7 @@ def _date(header: str | None) -> datetime | None:
         return None
     try:
         moment = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None  # RFC 9110 wants an invalid date ignored.
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
@@ -156,9 +164,12 @@ class _Part:
 def _range(request: Request, file: File) -> _Part | None:
     """The bytes to send; None if the range lies outside. RFC 9110, section 14.2.
 
-    Several ranges, and a range whose `If-Range` names another version, get the whole file.
+    Several ranges, and a range whose `If-Range` names another version, get the whole file. Only a
+    GET has ranges.
     """
     whole = _Part(0, file.size, is_partial=False)
+    if request.method != "GET":
+        return whole
     match = _RANGE.fullmatch(request.headers.get("range", "").strip())
     if match is None or match.groups() == ("", "") or not _range_applies(request, file):
         return whole

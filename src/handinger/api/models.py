@@ -43,8 +43,7 @@ class WorkerContinue(BaseModel):
             raise ValueError("must not be empty")
         if len(text) > MAX_INPUT_CHARACTERS:
             raise ValueError(f"has {len(text)} characters; {MAX_INPUT_CHARACTERS} may be sent")
-        if "\0" in text:
-            raise ValueError("must not contain NUL characters")
+        _require_storable_text(text)
         return text
 
 

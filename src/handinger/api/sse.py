@@ -6,7 +6,6 @@ earlier (a shutdown, a broken line) is resumed with Last-Event-ID.
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -209,7 +208,8 @@ def _ended_messages(telling: Telling, *, is_last: bool) -> bytes:
     if is_last:
         # `data-worker` follows; a reader who is cut off before it still gets it.
         place = Place(place.turn_id, place.take, place.number - 1, 0)
-    assistant = telling.assistant_message or json.dumps(None)
+    assistant = telling.assistant_message
+    assert assistant is not None, "an ended turn has its message"
     return (
         f"id: {story.place_of(0)}\n"
         f'data: {{"type":"data-message","data":{user},"transient":true}}\n\n'

@@ -40,6 +40,8 @@ def describe(error: HandingerError) -> str:
     details = "".join(
         f" {'.'.join(str(step) for step in detail.path)}: {detail.message}."
         for detail in error.details
+        # As a rule the sentence has the first of them already.
+        if detail.message not in text
     )
     request = f" (request {error.request_id})" if error.status_code >= 500 else ""
     return f"{text}{details}{request}"

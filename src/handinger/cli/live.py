@@ -122,10 +122,12 @@ class LiveView:
                 case TextPart() if part.text.strip():
                     self._console.print(Text(), prose(part.text), sep="")
                 case ToolPart():
-                    self._console.print(self._tool_line(part))
+                    # Printing joins texts into a new one, without their own way to be wrapped.
+                    self._console.print(self._tool_line(part), no_wrap=True, overflow="ellipsis")
                 case SourceUrlPart():
                     title = f"{part.title}  " if part.title else ""
-                    self._console.print(Text(printable(f"  source  {title}{part.url}"), "dim"))
+                    line = Text(printable(f"  source  {title}{part.url}"), "dim")
+                    self._console.print(line, soft_wrap=True)
                 case _:
                     pass
 

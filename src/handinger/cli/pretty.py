@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from handinger.cli.output import note
-from handinger.cli.wording import bytes_size, counted, duration, moment, money, one_line, printable
+from handinger.cli.wording import age, bytes_size, counted, duration, money, one_line, printable
 
 if TYPE_CHECKING:
     from handinger.sdk.models import File, Usage, Worker, WorkerPage
@@ -40,12 +40,12 @@ def show_worker(worker: Worker) -> None:
 def show_workers(page: WorkerPage) -> None:
     """Workers, for a person."""
     console = stdout()
-    table = Table("worker", "status", "created", "USD", "latest answer", box=None, pad_edge=False)
+    table = Table("worker", "status", "age", "USD", "answer", box=None, pad_edge=False)
     for worker in page.workers:
         table.add_row(
             printable(worker.id),
             worker.status if worker.error is None else "failed",
-            "" if worker.created_at is None else moment(worker.created_at),
+            Text("" if worker.created_at is None else age(worker.created_at), no_wrap=True),
             money(worker.usage.cost_usd) if worker.usage else "",
             Text(one_line(worker.output_text), no_wrap=True, overflow="ellipsis"),
         )
@@ -72,7 +72,7 @@ def show_closing(console: Console, worker: Worker) -> None:
         lines.append(Text(f"cut short: {why}", style="yellow"))
     lines.extend(_file_line(file) for file in worker.files)
     lines.append(Text(cost_line(worker), style="dim"))
-    hint = f'{worker.id}  continue: handinger workers continue {worker.id} --input "..."'
+    hint = f'continue: handinger workers continue {worker.id} --input "..."'
     lines.append(Text(printable(hint), style="dim"))
     for line in lines:
         # Addresses and commands are copied, so only the terminal itself may break them.

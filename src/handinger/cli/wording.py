@@ -5,7 +5,8 @@ What comes from a model or a tool is made harmless first: it must not steer the 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import time
+from datetime import datetime
 
 # All control characters but tab and line feed; among them ESC, which begins terminal commands.
 _CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
@@ -55,7 +56,15 @@ def bytes_size(size: int) -> str:
     return f"{size} B" if unit == 0 else f"{amount:.1f} {_UNITS[unit]}"
 
 
-def moment(at: datetime | int) -> str:
-    """A time, or Unix seconds, in the time zone of this machine."""
-    aware = datetime.fromtimestamp(at, UTC) if isinstance(at, int) else at
-    return aware.astimezone().strftime("%Y-%m-%d %H:%M")
+def moment(at: datetime) -> str:
+    """A time in the time zone of this machine."""
+    return at.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def age(unix_s: int) -> str:
+    """How long ago: `12 s`, `3 min`, `5 h`, `9 d`."""
+    seconds = max(int(time.time()) - unix_s, 0)
+    for limit, length, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds // length} {unit}"
+    return f"{seconds // 86_400} d"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import obstore
-from obstore.store import ObjectStore, from_url
+from obstore.store import LocalStore, ObjectStore, from_url
 
 from handinger.errors import ConfigurationError
 from handinger.ids import WorkerId
@@ -50,7 +50,8 @@ class Blobs:
 
     async def delete_worker(self, worker_id: WorkerId) -> None:
         """Remove everything that this worker stored."""
-        async for batch in obstore.list(self.store, prefix=f"{worker_id}/"):
+        batches = obstore.list(self.store, prefix=f"{worker_id}/")  # pyright: ignore[reportUnknownMemberType] # Only its Arrow variant is untyped.
+        async for batch in batches:
             await obstore.delete_async(self.store, [item["path"] for item in batch])
 
     async def check(self) -> None:
@@ -73,7 +74,8 @@ def open_blobs(settings: Settings) -> Blobs:
     if url is None:
         folder: Path = settings.data_dir.resolve() / "blobs"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        url = folder.as_uri()
+        # A deleted worker leaves no empty folder with its name behind.
+        return Blobs(LocalStore(folder, automatic_cleanup=True))
     try:
         return Blobs(from_url(url))
     except Exception as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, conninfo
 from psycopg.abc import Params
 from psycopg.rows import class_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -153,7 +153,9 @@ class Database:
 
     async def dedicated_connection(self) -> Connection:
         """A connection outside the pool, for LISTEN; the caller closes it."""
-        return await AsyncConnection.connect(self.url, autocommit=True, **_KEEPALIVE)
+        connection = await AsyncConnection.connect(conninfo.make_conninfo(self.url, **_KEEPALIVE))
+        await _configure(connection)
+        return connection
 
 
 # A server that vanished without a word is noticed within about 20 s.

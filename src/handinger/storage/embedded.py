@@ -182,7 +182,7 @@ class ServeLock:
                 os.close(descriptor)
                 raise DataDirectoryInUse(
                     f"The data directory {data_dir} is in use by another server (process"
-                    f" {holder or 'unknown'}): give this one another directory with --data or"
+                    f" {holder or 'unknown'}): give this one another directory with"
                     " HANDINGER_DATA_DIR, or run several servers on one PostgreSQL with"
                     " HANDINGER_DATABASE_URL=postgresql://..."
                 )

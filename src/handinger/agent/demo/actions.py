@@ -4,7 +4,6 @@ An action never fails: what went wrong becomes a sentence of the answer.
 """
 
 import re
-import shlex
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -126,15 +125,21 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class ReadFile:
-    path: str
+    """Without a path: the file that was written last."""
+
+    path: str | None
     quietly: bool = False
 
     def perform(self, desk: Desk) -> Steps:
-        documents = yield from obtain_all(desk, (WorkspaceFile(self.path),))
+        path = self.path or desk.last_path or _last_written(desk.conversation)
+        if path is None:
+            desk.tell("I read nothing, because I do not know which file you mean.")
+            return
+        documents = yield from obtain_all(desk, (WorkspaceFile(path),))
         for document in documents:
             desk.products.append(Product("text", document.text))
             words = f"{summary.word_count(document.text):,} words"
-            told = f"I read `{self.path}` ({words})"
+            told = f"I read `{path}` ({words})"
             desk.tell(f"{told}." if self.quietly else f"{told}:\n\n{_fenced(document.text)}")
 
 
@@ -349,10 +354,6 @@ class NotUnderstood:
     def perform(self, desk: Desk) -> None:
         text = spans.shortened(self.text, 200).rstrip(":")
         desk.tell(f"I cannot do this, it takes a real model: “{text}”" if text else "")
-
-
-def python_command(code: str) -> str:
-    return f"python3 -c {shlex.quote(code)}"
 
 
 def _fenced(text: str) -> str:

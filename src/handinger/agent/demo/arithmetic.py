@@ -47,6 +47,8 @@ _SYMBOLS: Sequence[tuple[re.Pattern[str], str]] = [
         (r"\bplus\b", "+"),
         (r"\bminus\b", "-"),
         (r"\b(?:raised )?to the power(?: of)?\b|\^", "**"),
+        (r"\b(?:the )?square of (\d{1,100})", r"\1**2"),
+        (r"\b(?:the )?cube of (\d{1,100})", r"\1**3"),
         (r"\bsquared\b|²", "**2"),
         (r"\bcubed\b|³", "**3"),
         (r"√ ?|\b(?:the )?square root of ", "sqrt "),
@@ -65,6 +67,7 @@ _ADDED_PERCENT = re.compile(r"(.{1,200}?) ?([+-]) ?(\d{1,30}(?:\.\d{1,30})?) ?%"
 _PERCENT = re.compile(r"(\d{1,100}(?:\.\d{1,100})?) ?%(?!%)(?! ?[\d(])")
 _RUN = re.compile(r"(?:sqrt|abs|round|[0-9.()+*/% -])+")
 _ALLOWED = re.compile(r"(?:sqrt|abs|round|[0-9.()+*/% -])+")
+_OPEN_END = re.compile(rf"{_RUN.pattern}(?<=[*/+] )[a-z]|{_RUN.pattern}(?<=[*/+])[a-z]")
 _OPERATION = re.compile(r"[\d)] ?(?:\*\*|//|%%|[-+*/%]) ?[-(\ds]|(?:sqrt|abs|round) ?\(")
 _LEADING_ZEROS = re.compile(r"(?<![\d.])0+(?=\d)")
 _IMPLIED_PRODUCT = re.compile(r"(?<=[\d)]) ?(?=\()|(?<=\)) ?(?=\d)")
@@ -72,7 +75,9 @@ _LOOKS_LIKE_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}\.\d{1,2}\.\d{2,4}"
 
 _LISTED = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d{1,60})(?:\.\d{1,60})?(?![\w])")
 _LISTED_PLAINLY = re.compile(r"(?<![\w.])-?\d{1,60}(?:\.\d{1,60})?(?![\w])")
-_FROM_TO = re.compile(r"\b(?:from|between) (-?\d{1,9}) (?:to|and|through) (-?\d{1,9})\b")
+_FROM_TO = re.compile(
+    r"\b(?:from|between|numbers|integers) (-?\d{1,9}) (?:to|and|through) (-?\d{1,9})\b"
+)
 _LEAD = re.compile(
     r"^[\s,;:]*(?:(?:and|then|also|now|please|so) )*"
     r"(?:(?:what(?:'s| is| are)|how much is|compute|calculate|evaluate|work out|solve|tell me"
@@ -143,7 +148,9 @@ def find_expression(text: str) -> str | None:
         text = pattern.sub(symbol, text)
     if _LOOKS_LIKE_DATE.search(text):
         return None
-    runs = (_trimmed(found.group()) for found in _RUN.finditer(text))
+    # `5% of the total` goes on in words that have no value here.
+    complete = (found for found in _RUN.finditer(text) if not _OPEN_END.match(text, found.start()))
+    runs = (_trimmed(found.group()) for found in complete)
     usable = [run for run in runs if _OPERATION.search(run) or re.search(r"\d ?%$", run)]
     longest = max(usable, key=len, default=None)
     if longest is None or len(longest) > _MAX_EXPRESSION_CHARACTERS:

@@ -28,7 +28,7 @@ _FAMILIES = {
     ),
     "help": (
         r"help(?: me)?|what can you do|what do you (?:do|understand)|who are you|what are you"
-        r"|(?:tell me )?what you can do|introduce yourself|how do you work"
+        r"|(?:tell me )?what you can do|introduce yourself|tell me about yourself|how do you work"
     ),
     "greeting": r"hello|hi|hey|good (?:morning|afternoon|evening|day)|thanks|thank you|cheers",
     "schedule": (
@@ -48,7 +48,7 @@ _FAMILIES = {
         r"|(?:the )?(?:sum|total|totals|average|mean|median|product)"
     ),
     "search": r"search|look up|google|research|find out|find",
-    "ask": r"what(?:'s| is| are| does| do)|how much|how many|which|count",
+    "ask": r"what(?:'s| is| are| does| do)|how much|how many|what files|which|count",
     "write": r"write|save|store|create|make|put|record|draft|produce",
     "fetch": r"fetch|download|visit|browse|load|crawl|retrieve|get",
     "read": r"read|show(?: me)?|open|display|cat|print|view|look at",
@@ -57,7 +57,10 @@ _FAMILIES = {
     "run": r"run|execute",
     "mail": r"e-?mail|mail|send|reply to",
     "cancel": r"cancel|unschedule|stop|drop",
-    "give": r"give(?: me)?|tell(?: me)?|prepare|provide|let me know|state|report|say",
+    "give": r"give(?: me)?|tell(?: me)?|prepare|provide|let me know|state|report",
+    "echo": (
+        r"say|echo|repeat(?: after me)?|(?:reply|respond|answer) with(?: exactly| only| just)?"
+    ),
     "other": (
         r"translate|explain|rewrite|rephrase|paraphrase|compare|draw|paint|generate|design|fix"
         r"|refactor|implement|improve|review|analy[sz]e|recommend|suggest|brainstorm|classify"
@@ -89,7 +92,8 @@ _LITERAL = re.compile(
     r"|that (?:says|reads|contains)|saying|containing|which says)\b:?\s*",
     re.IGNORECASE,
 )
-_LITERAL_AFTER_PATH = re.compile(rf"(?:\.\w{{1,8}}|{spans.MASK}):\s+")
+_LITERAL_AFTER_PATH = re.compile(rf"(?:\.\w{{1,8}}|{spans.MASK}):(?:\s+|$)")
+_COLON = re.compile(r":(?:\s+|$)")
 _ABOUT_RESULT = re.compile(
     r"(?:publish|share|write|save|mail|send|read|show|run)\w{0,3} (?:it|them|that)\b", re.IGNORECASE
 )
@@ -133,7 +137,7 @@ class Clause:
         if self.family not in ("write", "mail", "fact"):
             return False
         literal = self.literal
-        return bool(literal) and spans.unquoted(literal or "") == literal
+        return literal is not None and spans.unquoted(literal) == literal
 
     def _marker(self) -> re.Match[str] | None:
         masked = spans.mask(self.text[:_HEAD_CHARACTERS])
@@ -141,7 +145,7 @@ class Clause:
         if marker is None and self.family == "write":
             marker = _LITERAL_AFTER_PATH.search(masked)
             # The head keeps the path that the marker begins in.
-            marker = marker and re.compile(r":\s+").search(masked, marker.start())
+            marker = marker and _COLON.search(masked, marker.start())
         return marker
 
 
@@ -221,7 +225,9 @@ def _joined(clauses: Sequence[Clause], instruction: str) -> list[Clause]:
 def _continues(clause: Clause, last: Clause, instruction: str) -> bool:
     if clause.opening == "then" or "\n" in instruction[last.start : clause.start]:
         return False
-    return clause.opening == "sentence" or not _ABOUT_RESULT.match(clause.text)
+    # "… saying hello and publish it": the last words speak of the file, not in it.
+    speaks_of_it = last.literal and clause.opening == "and" and _ABOUT_RESULT.match(clause.text)
+    return not speaks_of_it
 
 
 def _ended(clause: Clause) -> Clause:

@@ -159,6 +159,8 @@ def encodable(text: str) -> str:
 
 
 def _parsed(text: str) -> JsonValue:
+    if "\\ud" in text:  # An escaped half of a surrogate pair; see `encodable`.
+        return text
     try:
         return cast("JsonValue", json.loads(text))
     except (ValueError, RecursionError):

@@ -244,8 +244,11 @@ def _mail_takes_list(parameters: ModelRequestParameters) -> bool:
     tool = parameters.tool_defs.get("send_email")
     if tool is None:
         return False
-    recipient = tool.parameters_json_schema.get("properties", {}).get("to", {})
-    return recipient.get("type") == "array"
+    match tool.parameters_json_schema:
+        case {"properties": {"to": {"type": "array"}}}:
+            return True
+        case _:
+            return False
 
 
 def _usage(input_characters: int, output_characters: int) -> RequestUsage:

@@ -14,9 +14,11 @@ def _phrase(*alternatives: str) -> re.Pattern[str]:
 
 SUMMARY = _phrase(
     "summary|summaries|summari[sz]e|sum up|outline|headings|tl;?dr|recap|condense|shorten",
-    "(?:key|main) (?:points|ideas|facts)|bullet points|gist|about",
+    "(?:key|main|important) (?:ideas|facts)|points|gist|about",
 )
-SUMMARY_NOUN = _phrase("summary|outline|(?:key|main) points|headings|tl;?dr|recap")
+SUMMARY_NOUN = _phrase(
+    "summary|outline|(?:key|main|important) (?:ideas|facts)|points|headings|tl;?dr|recap"
+)
 TABLE = _phrase(
     "tables?|csv|columns?|rows|totals?|sums?|add (?:it |them )?up|averages?|means?",
     "maximum|minimum|figures|numbers",
@@ -41,14 +43,17 @@ ITSELF = re.compile(
     r"|(?:this|that|these|those|them|all)(?: (?:of )?(?:it|this|that|text|page|file))?"
     r"|(?:the|this) (?:whole |following |attached )?"
     r"(?:text|page|file|article|document|contents?|rest|lines|following)|the following"
-    r"|(?:the |your |all )?(?:results?|answers?|output|outcome|findings|numbers?|totals?|table"
+    r"|(?:the |your |all |its )?(?:results?|answers?|output|outcome|findings|numbers?|totals?|table"
     r"|sum|product|average|calculations?)"
     r"|(?:a |the )?(?:short )?report(?: .{0,200})?",
     re.IGNORECASE,
 )
 # Something that only a language model could make up.
+FILE_LIST = _phrase("list of (?:the |all )?files|file list")
+README = _phrase("readme")
+LAST_FILE = re.compile(r"(?:it|that|the file)(?: back| again)?", re.IGNORECASE)
 TO_COMPOSE = re.compile(r"(?:an?|some|my|me|us|the)\b", re.IGNORECASE)
-NO_COMMAND = re.compile(
+_NO_COMMAND = re.compile(
     r"(?:the|a|an|it|this|that|them|all|my|your|some|following|below)\b", re.IGNORECASE
 )
 
@@ -72,6 +77,13 @@ _TARGET = re.compile(
     r"(?P<path>\S{1,300})\s*$",
     re.IGNORECASE,
 )
+_ITEMS = re.compile(
+    r"(?:an? )?(?:[\w-]{1,30} ){0,3}list (?:with|of|containing)(?: the items)?:? (?P<items>.+)",
+    re.IGNORECASE,
+)
+_BETWEEN_ITEMS = re.compile(r", and |, | and ", re.IGNORECASE)
+_BACKTICKS = re.compile(r"`([^`\n]{1,4000})`")
+_INTERPRETERS = {"py": "python3", "sh": "sh"}
 _TARGET_WORDS = re.compile(
     r"[\s,]*\b(?:into|in|to|as|called|named)?\s?(?:(?:a|an|the) )?(?:new |empty )?"
     r"(?:text )?(?:file )?(?:called |named )?$",
@@ -208,8 +220,28 @@ def query(text: str) -> str:
     return spans.unquoted(_SEARCH_TAIL.sub("", _SEARCH_LEAD.sub("", text)).strip(" ,?"))
 
 
-def command(text: str) -> str:
-    return _COMMAND_LEAD.sub("", text)
+def commands(text: str) -> list[str]:
+    """What stands in backticks, else all of the text if it can be a command."""
+    if quoted := _BACKTICKS.findall(text):
+        return quoted
+    command = spans.unquoted(_COMMAND_LEAD.sub("", text))
+    if not command or _NO_COMMAND.match(command):
+        return []
+    return [run_file(command) or command]
+
+
+def run_file(path: str) -> str | None:
+    """The command that runs a script by its name."""
+    interpreter = _INTERPRETERS.get(path.rpartition(".")[2])
+    return f"{interpreter} {path}" if interpreter and spans.is_path(path) else None
+
+
+def items(text: str) -> str | None:
+    """`a shopping list with milk, eggs and bread` as the lines of a list."""
+    found = _ITEMS.fullmatch(text)
+    if not found:
+        return None
+    return "\n".join(f"- {item.strip()}" for item in _BETWEEN_ITEMS.split(found["items"]))
 
 
 def task(text: str) -> tuple[str, str | None]:

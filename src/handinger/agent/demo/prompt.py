@@ -196,8 +196,8 @@ def _instruction_at_the_end(document: Document) -> tuple[str, Document]:
     for index in range(len(lines) - 1, -1, -1):
         if _RULE.fullmatch(lines[index]):
             tail = "\n".join(lines[index + 1 :]).strip()
-            if tail and len(tail) <= _TAIL_CHARACTERS:
-                text = _without_edges(lines[:index])
+            text = _without_edges(lines[:index])
+            if tail and len(tail) <= _TAIL_CHARACTERS and text.strip():
                 return tail, Document(document.name, text, document.language)
             break
     return "", document

@@ -1,5 +1,6 @@
 """One rule for each family of clauses: which actions it means, or None if it means none of them."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -23,7 +24,6 @@ from handinger.agent.demo.actions import (
     Summarise,
     Tabulate,
     Write,
-    python_command,
 )
 from handinger.agent.demo.clauses import Clause
 from handinger.agent.demo.conversation import Conversation
@@ -77,10 +77,18 @@ def _with_target(actions: list[Action], target: str | None, takes: Takes) -> lis
     return [*actions, Write(target, takes=takes)] if target else actions
 
 
+def _sources(text: str, draft: Draft) -> tuple[Source, ...]:
+    """What the text names; "the README" is a file unless it was handed over."""
+    sources = phrases.sources(text)
+    if not sources and not draft.documents and phrases.README.search(text):
+        return (WorkspaceFile("README.md"),)
+    return sources
+
+
 def _summarise(clause: Clause, draft: Draft) -> list[Action]:
     text, target = phrases.target(clause.text)
     count = phrases.sentence_count(text)
-    action = Summarise(phrases.sources(text), phrases.style(text), count)
+    action = Summarise(_sources(text, draft), phrases.style(text), count)
     return _with_target([action], target, "summary")
 
 
@@ -98,7 +106,7 @@ def _compute(clause: Clause, draft: Draft) -> list[Action] | None:
 
 def _ask(clause: Clause, draft: Draft) -> list[Action] | None:
     text, _ = phrases.target(clause.text)
-    sources = phrases.sources(text)
+    sources = _sources(text, draft)
     has_text = bool(draft.documents or sources)
     if phrases.calculates(text) or (phrases.TABLE.search(text) and has_text):
         return _compute(clause, draft)
@@ -154,6 +162,8 @@ def _written_to(target: str, body: str, *, clause: Clause, draft: Draft) -> list
         known = draft.has(Summarise) and not sources
         actions = [] if known else _summarise(replace(clause, text=body), draft)
         return [*actions, Write(target, takes="summary")]
+    if phrases.FILE_LIST.search(body):
+        return [ListFiles(), Write(target, takes="output")]
     if phrases.COPY_OF.search(body) and sources:
         return [*_opened(sources), Write(target, takes="text")]
     if phrases.calculates(body):
@@ -164,6 +174,8 @@ def _written_to(target: str, body: str, *, clause: Clause, draft: Draft) -> list
         if draft.documents and not draft.actions:
             return _given_to(target, body, draft)
         return [Write(target, takes=phrases.takes(body))]
+    if listed := phrases.items(body):
+        return [Write(target, listed)]
     return None if sources or phrases.TO_COMPOSE.match(body) else [Write(target, body)]
 
 
@@ -184,12 +196,14 @@ def _fetch(clause: Clause, draft: Draft) -> list[Action] | None:
 
 
 def _read(clause: Clause, draft: Draft) -> list[Action] | None:
-    if sources := phrases.sources(clause.text):
+    if phrases.SUMMARY_NOUN.search(clause.text):
+        return _summarise(clause, draft)
+    if sources := _sources(clause.text, draft):
         return _opened(sources)
     if phrases.SCHEDULES.search(clause.text):
         return [ListSchedules()]
-    if phrases.SUMMARY_NOUN.search(clause.text):
-        return _summarise(clause, draft)
+    if phrases.LAST_FILE.fullmatch(clause.object) and not draft.documents:
+        return [ReadFile(None)]
     if draft.documents:
         return [] if draft.actions else [Summarise()]
     if phrases.FILES.search(clause.text):
@@ -213,14 +227,14 @@ def _publish(clause: Clause, draft: Draft) -> list[Action]:
 
 
 def _run(clause: Clause, draft: Draft) -> list[Action]:
-    if quoted := spans.quotations(clause.text):
-        return [RunCommand(command) for command in quoted]
-    command = phrases.command(clause.object)
-    if command and not phrases.NO_COMMAND.match(command):
-        return [RunCommand(command)]
+    if commands := phrases.commands(clause.object):
+        return [RunCommand(command) for command in commands]
+    for action in reversed(draft.actions):
+        if isinstance(action, Write) and (command := phrases.run_file(action.path)):
+            return [RunCommand(command)]
     for document in draft.documents:
         if document.language in _PYTHON_LANGUAGES:
-            return [RunCommand(python_command(document.text))]
+            return [RunCommand(f"python3 -c {shlex.quote(document.text)}")]
         if document.language in _SHELL_LANGUAGES and not document.name:
             return [RunCommand(document.text.strip())]
     return [_NO_COMMAND]
@@ -289,6 +303,12 @@ def _give(clause: Clause, draft: Draft) -> list[Action] | None:
     return _ask(clause, draft)
 
 
+def _echo(clause: Clause, draft: Draft) -> list[Action] | None:
+    asked = _ask(clause, draft)
+    text = spans.unquoted(clause.object)
+    return asked or ([Say(text)] if text else None)
+
+
 def _schedule(clause: Clause, draft: Draft) -> list[Action]:
     """A clause of this family in which no time could be read."""
     asks = clause.verb.lower().startswith(("remind", "schedule", "set up"))
@@ -342,5 +362,6 @@ _RULES: dict[str, Rule] = {
     "mail": _mail,
     "cancel": _cancel,
     "give": _give,
+    "echo": _echo,
     "other": _other,
 }

@@ -85,6 +85,8 @@ def _keep(ctx: RunContext[ToolContext], change: Change) -> None:
 def tools() -> list[Tool[ToolContext]]:
     """All of them may run again: the same call leaves the same files."""
     return [
-        Tool(function, metadata=IDEMPOTENT)
-        for function in (write_file, read_file, list_files, publish_file)
+        Tool(write_file, metadata=IDEMPOTENT),
+        Tool(read_file, metadata=IDEMPOTENT),
+        Tool(list_files, metadata=IDEMPOTENT),
+        Tool(publish_file, metadata=IDEMPOTENT),
     ]

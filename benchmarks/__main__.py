@@ -1,0 +1,57 @@
+"""`python -m benchmarks [PART ...] [--quick]`: runs the parts, prints them, keeps them as JSON."""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Mapping
+
+from benchmarks import (
+    conversation,
+    first_delta,
+    latency,
+    memory,
+    report,
+    start,
+    streaming,
+    throughput,
+)
+from benchmarks.report import Part
+from benchmarks.stage import Stage
+
+PARTS: Mapping[str, Callable[[Stage], Part]] = {
+    "latency": latency.run,
+    "throughput": throughput.run,
+    "streaming": streaming.run,
+    "first_delta": first_delta.run,
+    "conversation": conversation.run,
+    "memory": memory.run,
+    "start": start.run,
+}
+
+
+def main() -> None:
+    """Run what the command line names, or everything."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--quick", action="store_true", help="about a minute; noisier")
+    options = parser.parse_args()
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    with Stage(options.quick) as stage:
+        parts = [_run(name, stage) for name in PARTS if name in (options.parts or PARTS)]
+    print(report.summary(parts))
+    print(f"\nWritten to {report.write_json(parts)}")
+
+
+def _run(name: str, stage: Stage) -> Part:
+    began, load_before = time.monotonic(), os.getloadavg()[0]
+    part = PARTS[name](stage)
+    part.took_s = time.monotonic() - began
+    part.load_average = (load_before, os.getloadavg()[0])
+    print(part.markdown(), end="\n\n", flush=True)
+    return part
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The load client, a process of its own: sends instructions, and checks every answer."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass, field
+
+from benchmarks.aside import answer_calls
+from benchmarks.connection import Connection, first_seen_at
+from benchmarks.turn import Turn
+
+TEXT_DELTA = b'"type":"text-delta"'
+
+
+@dataclass(slots=True)
+class Client:
+    """What `benchmarks.stage` calls by name, once it has said where the server is."""
+
+    url: str = ""
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    reading: list[asyncio.Task[bytes]] = field(default_factory=list[asyncio.Task[bytes]])
+
+    async def connect(self, url: str, key: str) -> None:
+        """Remember where to send to, and with which key."""
+        self.url = url
+        self.headers = {"authorization": f"Bearer {key}"}
+
+    async def turns(
+        self, prompt: str, expected: str, count: int, concurrency: int = 1
+    ) -> list[Turn]:
+        """So many new workers, each with one turn; so many at a time."""
+        left = iter(range(count))
+
+        async def caller() -> list[Turn]:
+            connection = await Connection.open(self.url)
+            told = [await self._turn(connection, prompt, expected) for _ in left]
+            await connection.close()
+            return told
+
+        callers = await asyncio.gather(*(caller() for _ in range(concurrency)))
+        return sorted((turn for told in callers for turn in told), key=lambda turn: turn.sent_at)
+
+    async def streamed_turns(self, prompt: str, expected: str, count: int) -> list[Turn]:
+        """So many new workers, one after the other, each with one turn that is streamed."""
+        connection = await Connection.open(self.url)
+        turns = [await self._streamed_turn(connection, prompt, expected) for _ in range(count)]
+        await connection.close()
+        return turns
+
+    async def conversation(
+        self, prompt: str, expected: str, count: int, messages: bool
+    ) -> list[Turn]:
+        """So many turns of one worker."""
+        connection = await Connection.open(self.url)
+        query = "" if messages else "?messages=false"
+        turns: list[Turn] = []
+        path = "/api/workers"
+        for number in range(1, count + 1):
+            sent_at = time.monotonic()
+            answer = await connection.post(path + query, {"input": prompt}, headers=self.headers)
+            ended_at = time.monotonic()
+            worker = json.loads(answer)
+            path = f"/api/workers/{worker['id']}"
+            told = 2 * number if messages else 0
+            is_right = worker["output_text"] == expected and len(worker["messages"]) == told
+            turns.append(Turn(sent_at, ended_at, is_right))
+        await connection.close()
+        return turns
+
+    async def accepted(self, prompt: str, count: int) -> list[str]:
+        """So many new workers, whose turns are not waited for; their ids."""
+        connection = await Connection.open(self.url)
+        headers = {**self.headers, "prefer": "respond-async"}
+        workers = [
+            json.loads(await connection.post("/api/workers", {"input": prompt}, headers=headers))
+            for _ in range(count)
+        ]
+        await connection.close()
+        return [worker["id"] for worker in workers]
+
+    async def open_streams(self, worker_ids: list[str]) -> None:
+        """Read each of these workers' streams; returns once every one has begun."""
+        begun = [asyncio.Event() for _ in worker_ids]
+        for worker_id, event in zip(worker_ids, begun, strict=True):
+            self.reading.append(asyncio.create_task(self._read(worker_id, event.set)))
+        await asyncio.wait_for(asyncio.gather(*(event.wait() for event in begun)), 60)
+
+    async def finish_streams(self) -> int:
+        """Wait for the end of each open stream; how many ended as a turn that went well does."""
+        told = await asyncio.wait_for(asyncio.gather(*self.reading), 120)
+        self.reading.clear()
+        return sum(b'"type":"finish"' in stream for stream in told)
+
+    async def _turn(self, connection: Connection, prompt: str, expected: str) -> Turn:
+        sent_at = time.monotonic()
+        answer = await connection.post("/api/workers", {"input": prompt}, headers=self.headers)
+        ended_at = time.monotonic()
+        worker = json.loads(answer)
+        is_right = worker["status"] == "completed" and worker["output_text"] == expected
+        return Turn(sent_at, ended_at, is_right)
+
+    async def _streamed_turn(self, connection: Connection, prompt: str, expected: str) -> Turn:
+        sent_at = time.monotonic()
+        body = {"input": prompt, "stream": True}
+        pieces = connection.stream("/api/workers", body, headers=self.headers)
+        first_delta_at, told = await first_seen_at(pieces, marker=TEXT_DELTA)
+        ended_at = time.monotonic()
+        events = list(_events(told))
+        text = "".join(event["delta"] for event in events if event["type"] == "text-delta")
+        is_right = text == expected and events[-1]["type"] == "finish"
+        return Turn(sent_at, ended_at, is_right, first_delta_at)
+
+    async def _read(self, worker_id: str, begun: Callable[[], None]) -> bytes:
+        connection = await Connection.open(self.url)
+        told = bytearray()
+        pieces: AsyncGenerator[bytes] = connection.stream(
+            f"/api/workers/{worker_id}/stream", headers=self.headers
+        )
+        async for piece in pieces:
+            told += piece
+            begun()
+        await connection.close()
+        return bytes(told[-100:])
+
+
+def _events(told: bytes) -> Iterator[dict[str, str]]:
+    for line in told.decode().splitlines():
+        if line.startswith("data: "):
+            yield json.loads(line.removeprefix("data: "))
+
+
+if __name__ == "__main__":
+    client = Client()
+    answer_calls(
+        {
+            function.__name__: function
+            for function in (
+                client.connect,
+                client.turns,
+                client.streamed_turns,
+                client.conversation,
+                client.accepted,
+                client.open_streams,
+                client.finish_streams,
+            )
+        }
+    )

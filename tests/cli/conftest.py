@@ -1,0 +1,33 @@
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from handinger.cli.main import run
+from handinger.sdk import exchange
+from tests.sdk.faces import KEY
+from tests.sdk.stub import Stub
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+    server = Stub()
+    monkeypatch.setattr(exchange, "_FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(exchange, "_LONGEST_DELAY_S", 0.01)
+    monkeypatch.setenv("HANDINGER_API_KEY", KEY)
+    monkeypatch.setenv("HANDINGER_BASE_URL", server.url)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run a command here; gives its exit status, its output and what it said beside that."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        status = run(arguments)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command

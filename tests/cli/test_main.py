@@ -1,0 +1,180 @@
+"""Help, global options, and how failures end."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import handinger
+from tests.cli.conftest import Cli
+from tests.sdk.faces import KEY
+from tests.sdk.stub import Stub, hang_up, raw, reply, worker
+
+ONE = "GET /api/workers/wrk_1"
+
+
+def test_help_names_every_command(cli: Cli):
+    status, out, _ = cli("--help")
+    assert status == 0
+    for name in ("workers", "serve", "keys", "orgs", "config", "--api-key", "--base-url"):
+        assert name in out
+
+
+@pytest.mark.parametrize(
+    ("group", "commands"),
+    [
+        (
+            "workers",
+            "create continue retrieve list stream-updates retrieve-file cancel delete",
+        ),
+        ("keys", "create list revoke"),
+        ("orgs", "create list"),
+    ],
+)
+def test_help_of_a_group_names_its_commands(cli: Cli, group: str, commands: str):
+    status, out, _ = cli(group, "--help")
+    assert status == 0
+    shown = {line[2:].split()[0] for line in out.splitlines() if line.startswith("│ ")}
+    assert set(commands.split()) <= shown
+
+
+def test_help_loads_neither_the_sdk_nor_the_server():
+    script = (
+        "import sys; from handinger.cli.main import run; assert run(['--help']) == 0;"
+        "print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stderr.split()}
+    assert loaded & {"httpx2", "pydantic", "fastapi", "psycopg", "pydantic_ai", "asyncio"} == set()
+    assert "handinger.sdk" not in done.stderr
+    assert "handinger.cli.workers" not in done.stderr
+
+
+def test_version_is_printed(cli: Cli):
+    assert cli("--version") == (0, f"{handinger.__version__}\n", "")
+
+
+def test_the_module_runs_too():
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "handinger", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{handinger.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nonsense"], 'Unknown command "nonsense"'),
+        (["workers", "create"], "--input"),
+        (["workers", "create", "--input", "a", "--budget", "huge"], "huge"),
+        (["workers", "list", "--temperature", "1"], "--temperature"),
+        (["workers", "list", "--format", "xml"], "xml"),
+        (["workers", "create", "--input", "a", "--stream", "--background"], "exclude each other"),
+        (["workers", "create", "--input", "a", "--metadata", "{"], "--metadata is not JSON"),
+        (["workers", "create", "--input", "a", "--metadata", "[]"], "must be a JSON object"),
+        (["workers", "create", "--input", "@/no/such/file"], "/no/such/file cannot be read"),
+        (["workers", "create", "--input", "a\udcff"], "not UTF-8"),
+        # Nothing is between these slashes.
+        (["workers", "retrieve", ""], "no part of an id"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(
+    cli: Cli, stub: Stub, arguments: list[str], expected: str
+):
+    status, out, err = cli(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert expected in err
+    assert err.count("\n") == 1
+    assert stub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (401, 3),
+        (403, 3),
+        (404, 4),
+        (400, 2),
+        (422, 2),
+        (402, 1),
+        (409, 1),
+        (429, 5),
+        (500, 5),
+        (503, 5),
+    ],
+)
+def test_the_exit_status_tells_what_went_wrong(cli: Cli, stub: Stub, answer: int, expected: int):
+    body = {"error": "It is so.", "code": "x", "details": [{"path": ["a", 0], "message": "bad"}]}
+    stub.on(ONE, reply(body, answer, x_should_retry="false"))
+    status, out, err = cli("workers", "retrieve", "wrk_1")
+    assert (status, out) == (expected, "")
+    assert err.startswith("error: It is so. a.0: bad.")
+    assert ("req_1" in err) == (answer >= 500)
+
+
+def test_a_detail_is_not_told_twice(cli: Cli, stub: Stub):
+    details = [{"path": ["input"], "message": "must not be empty"}]
+    body = {"error": "input must not be empty.", "code": "invalid_input", "details": details}
+    stub.on(ONE, reply(body, 422))
+    assert cli("workers", "retrieve", "wrk_1")[2] == "error: input must not be empty.\n"
+
+
+def test_no_answer_is_status_5(cli: Cli, stub: Stub):
+    stub.on(ONE, *[hang_up()] * 3)
+    status, _, err = cli("workers", "retrieve", "wrk_1")
+    assert status == 5
+    assert err.startswith(f"error: The connection to {stub.url} failed: ")
+
+
+def test_another_server_is_status_5(cli: Cli, stub: Stub):
+    stub.on(ONE, raw(b"<html>"))
+    status, _, err = cli("workers", "retrieve", "wrk_1")
+    assert status == 5
+    assert "is this the right URL?" in err
+
+
+def test_no_key_is_status_3(cli: Cli, stub: Stub, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("HANDINGER_API_KEY")
+    status, _, err = cli("workers", "list")
+    assert (status, err) == (3, "error: No API key: set HANDINGER_API_KEY or pass one.\n")
+
+
+def test_a_wrong_base_url_is_status_2(cli: Cli, stub: Stub):
+    status, _, err = cli("workers", "list", "--base-url", "localhost")
+    assert status == 2
+    assert "'localhost' must begin with http" in err
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_global_options_may_stand_anywhere_and_win(
+    cli: Cli, stub: Stub, monkeypatch: pytest.MonkeyPatch, first: bool
+):
+    monkeypatch.setenv("HANDINGER_BASE_URL", "http://127.0.0.1:1")
+    stub.on(ONE, reply(worker()))
+    options = ["--api-key", "other", "--base-url", stub.url, "--format", "jsonl"]
+    command = ["workers", "retrieve", "wrk_1"]
+    status, out, _ = cli(*(options + command if first else command + options))
+    assert (status, json.loads(out)["id"]) == (0, "wrk_0190")
+    assert stub.requests[0].headers["authorization"] == "Bearer other"
+
+
+def test_a_reader_that_goes_away_is_no_traceback(stub: Stub):
+    stub.on("GET /api/workers", reply({"workers": [worker()] * 2000, "nextCursor": None}))
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "handinger", "workers", "list"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "HANDINGER_API_KEY": KEY, "HANDINGER_BASE_URL": stub.url},
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -1,0 +1,49 @@
+"""Every route of the API, as its own description tells it, and how to fill in its path.
+
+A new path parameter, or a new route without a worker in its path, has to be thought about here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from handinger.server import describe_app
+
+# Routes under /api without a worker's id. What they tell is tested to be the caller's own.
+COLLECTIONS = {("GET", "/api/workers"), ("POST", "/api/workers")}
+# These need no key.
+OPEN = {("GET", "/healthz"), ("GET", "/readyz")}
+
+
+@dataclass(frozen=True)
+class Route:
+    """A method on a path with `{parameters}`."""
+
+    method: str
+    path: str
+    body: Mapping[str, Any] | None
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+    def target(self, values: Mapping[str, str]) -> str:
+        """The path with its parameters filled in; KeyError names one that nobody knows."""
+        return self.path.format_map(values)
+
+
+@cache
+def routes() -> list[Route]:
+    """All that `/openapi.json` tells, and the HEAD of what has one."""
+    found: list[Route] = []
+    for path, methods in describe_app().openapi()["paths"].items():
+        for method, operation in methods.items():
+            body = {"input": "x"} if "requestBody" in operation else None
+            found.append(Route(method.upper(), path, body))
+    files = "/api/workers/{workerId}/files/{filePath}"
+    return [*found, Route("HEAD", files, None)]
+
+
+def worker_routes() -> list[Route]:
+    """The routes that are about one worker."""
+    return [route for route in routes() if "{workerId}" in route.path]

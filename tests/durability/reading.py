@@ -1,0 +1,140 @@
+"""A reader of a worker's stream that goes on after every cut, wherever the server is by then."""
+
+import contextlib
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+
+from handinger.sdk.events import Event
+from handinger.sdk.fold import MessageFold
+from tests.durability.observing import wait_for
+
+_RECONNECT_AFTER_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One event, and the place that it was told under."""
+
+    place: str
+    event: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Lines:
+    """Takes server-sent events out of the lines of a stream."""
+
+    heard: list[Heard] = field(default_factory=list[Heard])
+    _place: str = ""
+    _data: str | None = None
+
+    def add(self, line: str) -> None:
+        """The next line, without its end."""
+        if line.startswith("id: "):
+            self._place = line[4:]
+        elif line.startswith("data: "):
+            self._data = line[6:]
+        elif not line and self._data is not None:
+            self.heard.append(Heard(self._place, json.loads(self._data)))
+            self._data = None
+
+
+class Reader:
+    """Follows `GET .../stream` in a thread until it is told to stop; resumes by Last-Event-ID.
+
+    With an instruction, the first stream that it reads is the answer to that.
+    """
+
+    def __init__(
+        self, worker_url: str, headers: dict[str, str], *, instruction: str | None = None
+    ) -> None:
+        self._worker_url = worker_url
+        self._headers = headers
+        self._instruction = instruction
+        self._lines = Lines()
+        self._stopped = threading.Event()
+        self.connections = 0
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    @property
+    def heard(self) -> list[Heard]:
+        """All events so far."""
+        return list(self._lines.heard)
+
+    def wait_for_event(self, kind: str) -> Heard:
+        """Wait until an event of this type was heard."""
+        return wait_for(
+            lambda: next((one for one in self.heard if one.event["type"] == kind), None),
+            f"an event {kind}",
+        )
+
+    def wait_for_end_of(self, turn_id: str, *, timeout_s: float = 20) -> list[Heard]:
+        """Stop once the turn's terminal event was heard; all events of that turn."""
+        try:
+            wait_for(lambda: self._terminals(turn_id), "the turn's last event", timeout_s=timeout_s)
+        finally:
+            self.stop()
+        return [heard for heard in self.heard if heard.place.startswith(turn_id)]
+
+    def stop(self) -> None:
+        """Follow no more."""
+        self._stopped.set()
+        self._thread.join(timeout=20)
+        assert not self._thread.is_alive()
+
+    def _terminals(self, turn_id: str) -> list[Heard]:
+        return [
+            heard
+            for heard in self.heard
+            if heard.place.startswith(turn_id)
+            and heard.event["type"] in ("finish", "abort", "error")
+        ]
+
+    def _follow(self) -> None:
+        while not self._stopped.is_set():
+            self.connections += 1
+            try:
+                self._read_once()
+            except httpx2.HTTPError:
+                pass  # Cut off, or nobody is there; the next try goes on.
+            time.sleep(_RECONNECT_AFTER_S)
+
+    def _read_once(self) -> None:
+        with self._request() as response:
+            for line in response.iter_lines():
+                self._lines.add(line)
+                if self._stopped.is_set():
+                    return
+
+
+    def _request(self) -> contextlib.AbstractContextManager[httpx2.Response]:
+        instruction, self._instruction = self._instruction, None
+        if instruction is not None:
+            body = {"input": instruction, "stream": True}
+            return httpx2.stream(
+                "POST", self._worker_url, headers=self._headers, json=body, timeout=30
+            )
+        headers = dict(self._headers)
+        if self._lines.heard:
+            headers["Last-Event-ID"] = self._lines.heard[-1].place
+        return httpx2.stream("GET", f"{self._worker_url}/stream", headers=headers, timeout=30)
+
+
+def told_parts(heard: list[Heard], message_id: str) -> list[dict[str, Any]]:
+    """What the events of one turn add up to, by the rules that clients follow."""
+    fold = MessageFold()
+    for one in heard:
+        fold.add(Event(id=one.place, type=one.event["type"], data=one.event))
+    (message,) = [message for message in fold.messages if message.id == message_id]
+    return [part.to_dict() for part in message.parts]
+
+
+def stored_parts(worker: dict[str, Any], message_id: str) -> list[dict[str, Any]]:
+    """The parts of a stored message."""
+    (message,) = [message for message in worker["messages"] if message["id"] == message_id]
+    return message["parts"]

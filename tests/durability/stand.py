@@ -1,0 +1,146 @@
+"""A server to be killed, with its scripted model and an eye on its database that outlives it."""
+
+import json
+import secrets
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from handinger.storage.embedded import EmbeddedPostgres
+from tests.durability.observing import Observer
+from tests.durability.reading import Reader
+from tests.support.model_server import ModelServer
+from tests.support.server import HandingerServer
+
+ANSWER_TIMEOUT_S = 60
+
+
+class Stand:
+    """One server on an embedded PostgreSQL, which goes on while the server is dead."""
+
+    def __init__(
+        self, folder: Path, model: ModelServer, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.model = model
+        self.data_dir = folder / "data"
+        self._postgres = EmbeddedPostgres.join(self.data_dir)
+        self.server = HandingerServer(
+            self.data_dir, model_url=model.base_url, environment=environment
+        )
+        self.start()
+        self.observer = Observer(self._postgres.url, self.data_dir / "blobs")
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.server.kill()
+        self.is_up = False
+
+    def start(self) -> None:
+        """Start it again where it was."""
+        self.server.start()
+        self.is_up = True
+
+    def close(self) -> None:
+        """Stop everything."""
+        self.observer.close()
+        self.server.close()
+        self._postgres.leave()
+
+    def reader(self, worker_id: str, *, instruction: str | None = None) -> Reader:
+        """Follows a worker from now on, or from the answer to an instruction on."""
+        url = f"{self.server.base_url}/api/workers/{worker_id}"
+        return Reader(url, self.server.headers, instruction=instruction)
+
+    def new_worker(self) -> str:
+        """A worker with one ended turn, in which the model says that it is ready."""
+        return post(self.server, "", "[[script:ok]] Be ready.").json()["id"]
+
+    def get(self, path: str) -> httpx2.Response:
+        """Read something of this server."""
+        return get(self.server, path)
+
+
+def post(
+    server: HandingerServer,
+    path: str,
+    input: str,
+    *,
+    key: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    **body: object,
+) -> httpx2.Response:
+    """Send an instruction and wait for the answer; `key` is its Idempotency-Key."""
+    more = dict(headers or {})
+    if key is not None:
+        more["Idempotency-Key"] = key
+    return httpx2.post(
+        f"{server.base_url}/api/workers{path}",
+        headers={**server.headers, **more},
+        json={"input": input, **body},
+        timeout=ANSWER_TIMEOUT_S,
+    )
+
+
+def get(server: HandingerServer, path: str) -> httpx2.Response:
+    """Read something of a worker."""
+    return httpx2.get(
+        f"{server.base_url}/api/workers/{path}", headers=server.headers, timeout=ANSWER_TIMEOUT_S
+    )
+
+
+def accept(server: HandingerServer, path: str, input: str, **body: object) -> httpx2.Response:
+    """Send an instruction, and be answered as soon as it is accepted."""
+    return post(server, path, input, headers={"Prefer": "respond-async"}, **body)
+
+
+def in_background(
+    server: HandingerServer, path: str, input: str, **options: Any
+) -> Future[httpx2.Response]:
+    """`post` in a thread of its own."""
+    future: Future[httpx2.Response] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(post(server, path, input, **options))
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def fresh_key() -> str:
+    """An Idempotency-Key that was never used."""
+    return secrets.token_hex(12)
+
+
+def require_whole_conversation(messages: list[dict[str, Any]]) -> None:
+    """Each tool call of a conversation, as a model gets it, has exactly one result, in place."""
+    open_calls: list[str] = []
+    for message in messages:
+        if message["role"] == "tool":
+            assert message["tool_call_id"] in open_calls, f"a result without a call: {message}"
+            open_calls.remove(message["tool_call_id"])
+            continue
+        assert not open_calls, f"calls without results before {message}: {open_calls}"
+        open_calls = [call["id"] for call in message.get("tool_calls") or ()]
+    assert not open_calls, f"calls without results at the end: {open_calls}"
+
+
+def outline(messages: list[dict[str, Any]]) -> list[str]:
+    """Who says what in a conversation, in short."""
+    return [
+        message["role"] + "".join(f" {c['function']['name']}" for c in message["tool_calls"])
+        if message.get("tool_calls")
+        else message["role"]
+        for message in messages
+    ]
+
+
+def sent_messages(requests: list[Any]) -> list[dict[str, Any]]:
+    """The conversation that the model was sent last."""
+    return json.loads(json.dumps(requests[-1].messages))

@@ -1,0 +1,287 @@
+"""kill -9 at every boundary of a turn: nothing accepted is lost, nothing finished happens twice."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.durability.holding import Write, held
+from tests.durability.observing import Journal, Observer
+from tests.durability.reading import Heard, stored_parts, told_parts
+from tests.durability.stand import (
+    Stand,
+    fresh_key,
+    in_background,
+    outline,
+    post,
+    require_whole_conversation,
+    sent_messages,
+)
+from tests.support.model_server import Step, ToolCall, Usage
+
+INPUT = "[[script:report]] Write the draft and the notes, and publish the draft."
+ANSWER = "The draft and the notes are published."
+DRAFT, NOTES = "# Draft\n\nFirst words.", "Remember the milk."
+FILES = {"notes.md": NOTES, "scratchpad/draft.md": DRAFT}
+_USAGE = Usage(prompt_tokens=100, completion_tokens=10)
+
+_TWO_CALLS = (
+    ToolCall("write_file", {"path": "scratchpad/draft.md", "content": DRAFT}),
+    ToolCall("write_file", {"path": "notes.md", "content": NOTES}),
+)
+_ONE_CALL = (ToolCall("publish_file", {"path": "scratchpad/draft.md"}),)
+
+
+def script(*, gate: tuple[int, int | None] | None = None) -> Sequence[Step]:
+    """Three calls of the model; `gate` holds one of them, at its first byte or after some chunks.
+
+    In the chunks of the first two, the tool calls follow the text.
+    """
+    steps: list[Step] = []
+    for number, (texts, calls) in enumerate(
+        [(["I write ", "both."], _TWO_CALLS), (["I publish it."], _ONE_CALL), ([ANSWER], ())]
+    ):
+        chunks = gate[1] if gate and gate[0] == number else None
+        steps.append(
+            Step(
+                text=texts if calls else [ANSWER[:12], ANSWER[12:]],
+                tool_calls=calls,
+                usage=_USAGE,
+                gate="held" if gate == (number, None) else None,
+                gate_after_chunks=(chunks, "held") if chunks is not None else None,
+            )
+        )
+    return steps
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """Where the server is killed, and what that costs."""
+
+    name: str
+    write: Write
+    # How often each of the three model calls is made: twice if its response was not stored.
+    calls: tuple[int, int, int] = (1, 1, 1)
+    # Whether the first process had claimed the turn, and had not ended it.
+    crashes: int = 0
+    answered: bool = False
+
+
+def _turn(number: int, *, committed: bool) -> Write:
+    return Write("turns", "UPDATE", number, committed=committed)
+
+
+# Each write of a turn, before its commit and after. Its row is written by the claim, by each
+# response and by each result of a tool, in this order.
+BOUNDARIES = [
+    Boundary("before the accept commits", Write("turns", "INSERT")),
+    Boundary("after the accept committed", Write("turns", "INSERT", committed=True)),
+    Boundary("before the job is taken", Write("procrastinate_jobs", "UPDATE")),
+    Boundary("after the job was taken", Write("procrastinate_jobs", "UPDATE", committed=True)),
+    Boundary("before the claim commits", _turn(1, committed=False)),
+    Boundary("claimed, not begun", _turn(1, committed=True), crashes=1),
+    Boundary("before response 1 commits", _turn(2, committed=False), (2, 1, 1), crashes=1),
+    Boundary("after response 1 committed", _turn(2, committed=True), crashes=1),
+    Boundary("tool 1 ended, before its commit", _turn(3, committed=False), crashes=1),
+    Boundary("after tool 1 committed", _turn(3, committed=True), crashes=1),
+    Boundary("tool 2 ended, before its commit", _turn(4, committed=False), crashes=1),
+    Boundary("after tool 2 committed, no call made", _turn(4, committed=True), crashes=1),
+    Boundary("before response 2 commits", _turn(5, committed=False), (1, 2, 1), crashes=1),
+    Boundary("after response 2 committed", _turn(5, committed=True), crashes=1),
+    Boundary("tool 3 ended, before its commit", _turn(6, committed=False), crashes=1),
+    Boundary("after tool 3 committed, no call made", _turn(6, committed=True), crashes=1),
+    Boundary("before the final commit", _turn(7, committed=False), (1, 1, 2), crashes=1),
+    Boundary("after the final commit, not answered", _turn(7, committed=True)),
+    Boundary("before the job is removed", Write("procrastinate_jobs", "DELETE"), answered=True),
+    Boundary(
+        "after the job was removed",
+        Write("procrastinate_jobs", "DELETE", committed=True),
+        answered=True,
+    ),
+]
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES, ids=lambda boundary: boundary.name)
+def test_a_server_killed_at_a_commit_goes_on_from_there(stand: Stand, boundary: Boundary) -> None:
+    stand.model.script("report", script())
+    worker_id = stand.new_worker()
+    key = fresh_key()
+    reader = stand.reader(worker_id)
+    try:
+        with held(stand.observer.url, boundary.write) as hold:
+            blocking = in_background(stand.server, f"/{worker_id}", INPUT, key=key)
+            backend = hold.wait()
+            if boundary.answered:
+                assert blocking.result(timeout=10).status_code == 200
+            stand.kill()
+            hold.release_of_dead(backend)
+        if not boundary.answered:
+            with pytest.raises(httpx2.TransportError):
+                blocking.result(timeout=10)
+        before = Before.of(stand.observer, worker_id)
+        stand.start()
+        retried = post(stand.server, f"/{worker_id}", INPUT, key=key)
+        turn_id = retried.headers["X-Handinger-Turn-Id"]
+        heard = reader.wait_for_end_of(turn_id)
+    finally:
+        reader.stop()
+
+    assert stand.observer.turns(worker_id)[1:] == [turn_id]
+    check_answer(stand, retried.json())
+    before.check(stand.observer, worker_id)
+    check_bookkeeping(stand, worker_id, calls=boundary.calls, crashes=boundary.crashes)
+    check_story(retried.json(), turn_id, heard)
+    check_next_turn(stand, worker_id)
+
+
+@pytest.mark.parametrize(
+    ("call", "chunks", "heard_type"),
+    [
+        (0, None, "start-step"),
+        (0, 1, "text-delta"),
+        (0, 4, "tool-input-delta"),  # half of the first call's arguments
+        (1, None, "tool-output-available"),
+        (2, None, "file"),
+        (2, 1, "text-delta"),
+    ],
+)
+def test_a_server_killed_in_a_model_call_repeats_that_call_only(
+    stand: Stand, call: int, chunks: int | None, heard_type: str
+) -> None:
+    stand.model.script("report", script(gate=(call, chunks)))
+    worker_id = stand.new_worker()
+    reader = stand.reader(worker_id, instruction=INPUT)
+    try:
+        stand.model.wait_for_requests("report", call + 1)
+        reader.wait_for_event(heard_type)
+        stand.kill()
+        before = Before.of(stand.observer, worker_id)
+        stand.model.open_gate("held")
+        stand.start()
+        (turn_id,) = stand.observer.turns(worker_id)[1:]
+        heard = reader.wait_for_end_of(turn_id)
+    finally:
+        reader.stop()
+
+    worker = stand.get(worker_id).json()
+    check_answer(stand, worker)
+    before.check(stand.observer, worker_id)
+    calls = [2 if number == call else 1 for number in range(3)]
+    check_bookkeeping(stand, worker_id, calls=calls, crashes=1)
+    check_story(worker, turn_id, heard)
+    check_next_turn(stand, worker_id)
+
+
+@pytest.mark.parametrize("committed", [False, True], ids=["before", "after"])
+def test_a_retry_of_creating_a_worker_makes_one_worker(stand: Stand, committed: bool) -> None:
+    stand.model.script("report", script())
+    key, note = fresh_key(), fresh_key()
+    with held(stand.observer.url, Write("turns", "INSERT", committed=committed)) as hold:
+        creating = in_background(stand.server, "", INPUT, key=key, metadata={"note": note})
+        backend = hold.wait()
+        stand.kill()
+        hold.release_of_dead(backend)
+    with pytest.raises(httpx2.TransportError):
+        creating.result(timeout=10)
+    stand.start()
+    worker = post(stand.server, "", INPUT, key=key, metadata={"note": note}).json()
+
+    assert worker["output_text"].endswith(ANSWER)
+    made = stand.observer.rows("SELECT id FROM workers WHERE metadata->>'note' = %s", note)
+    assert made == [(worker["id"],)]
+    assert len(stand.observer.turns(worker["id"])) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What there was of the turn when its process died."""
+
+    journal: Journal | None
+    blobs: dict[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, observer: Observer, worker_id: str) -> "Before":
+        turns = observer.turns(worker_id)
+        return cls(
+            observer.journal(turns[1]) if len(turns) > 1 else None,
+            observer.blob_versions(worker_id),
+        )
+
+    def check(self, observer: Observer, worker_id: str) -> None:
+        """All of that is still there, and was not made again."""
+        if self.journal is not None:
+            (_, turn_id) = observer.turns(worker_id)
+            assert observer.journal(turn_id).begins_with(self.journal)
+        assert self.blobs.items() <= observer.blob_versions(worker_id).items()
+
+
+def check_answer(stand: Stand, worker: dict[str, Any]) -> None:
+    assert worker["status"] == "completed"
+    assert (worker["error"], worker["incomplete_details"]) == (None, None)
+    assert worker["output_text"] == f"I write both.\n\nI publish it.\n\n{ANSWER}"
+    assert sorted(file["filename"] for file in worker["files"]) == sorted(FILES)
+    for path, content in FILES.items():
+        assert stand.get(f"{worker['id']}/files/{path}").text == content
+
+
+def check_bookkeeping(
+    stand: Stand, worker_id: str, *, calls: Sequence[int], crashes: int
+) -> None:
+    """Each response was paid once, each tool ran once, and each model call that was needed."""
+    observer = stand.observer
+    turn_id = observer.turns(worker_id)[1]
+    assert observer.rows(
+        "SELECT steps, input_tokens, output_tokens, crashes FROM turns WHERE id = %s", turn_id
+    ) == [(3, 300, 30, crashes)]
+    assert observer.rows(
+        "SELECT sum(t.steps) = w.steps, sum(t.input_tokens) = w.input_tokens,"
+        " sum(t.output_tokens) = w.output_tokens FROM turns t JOIN workers w ON w.id = t.worker_id"
+        " WHERE w.id = %s GROUP BY w.id",
+        worker_id,
+    ) == [(True, True, True)]
+    assert observer.rows(
+        "SELECT step, tool_name, result IS NOT NULL FROM tool_calls WHERE turn_id = %s"
+        " ORDER BY step, tool_call_id",
+        turn_id,
+    ) == [(1, "write_file", True), (1, "write_file", True), (2, "publish_file", True)]
+    made = Counter(request.step for request in stand.model.requests("report"))
+    assert [made[step] for step in range(3)] == list(calls)
+
+
+def check_story(worker: dict[str, Any], turn_id: str, heard: list[Heard]) -> None:
+    """What the reader was told, cut or not, is the message that was stored."""
+    message_id = worker["messages"][-1]["id"]
+    assert told_parts(heard, message_id) == stored_parts(worker, message_id)
+    types = [one.event["type"] for one in heard]
+    assert types.count("start") == 1
+    assert types[-2:] == ["data-worker", "finish"]
+    assert types.count("finish") == 1
+    brought = heard[-2].event["data"]
+    assert brought["id"] == worker["id"]
+    assert brought["output_text"] == worker["output_text"]
+    assert all(one.place.startswith(turn_id) for one in heard)
+
+
+def check_next_turn(stand: Stand, worker_id: str) -> None:
+    """The conversation is one that a model can go on with."""
+    stand.model.script("next", [Step(text="Gladly.")])
+    worker = post(stand.server, f"/{worker_id}", "[[script:next]] Go on.").json()
+    assert worker["output_text"] == "Gladly."
+    messages = sent_messages(stand.model.requests("next"))
+    require_whole_conversation(messages)
+    assert outline(messages) == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+        "assistant write_file write_file",
+        "tool",
+        "tool",
+        "assistant publish_file",
+        "tool",
+        "assistant",
+        "user",
+    ]
