@@ -23,7 +23,6 @@ from handinger.story import (
     Place,
     Story,
     Take,
-    entry_events,
     message_id,
     message_parts,
     output_text,
@@ -174,7 +173,9 @@ class Telling(RuleBasedStateMachine):
         self.pieces = 0
         # Another process, which mirrors the story.
         self.mirror = LiveTurn(new_story())
-        self.hub = Hub(self.stored.database, lambda story: reading.refresh(self.stored.database, story))
+        self.hub = Hub(
+            self.stored.database, lambda story: reading.refresh(self.stored.database, story)
+        )
         self.hub._turns[TURN] = self.mirror
         self.asker = _Asker(0.0)
         self.notices: list[str] = []
@@ -203,13 +204,20 @@ class Telling(RuleBasedStateMachine):
         self.story.tell(Kind.TOOL_INPUT, text=text, data=data, closed=False)
         self.open_calls.append(call)
 
-    @precondition(lambda self: self.phase == "model" and self._last.kind in (Kind.TEXT, Kind.REASONING))
+    @precondition(
+        lambda self: self.phase == "model" and self._last.kind in (Kind.TEXT, Kind.REASONING)
+    )
     @rule(text=TEXTS | st.just("long " * 400))
     def say_more(self, text: str) -> None:
         if not self._last.closed:
             self._last.append(text)
 
-    @precondition(lambda self: self.phase == "model" and self._last.kind in (Kind.TEXT, Kind.REASONING, Kind.TOOL_INPUT))
+    @precondition(
+        lambda self: (
+            self.phase == "model"
+            and self._last.kind in (Kind.TEXT, Kind.REASONING, Kind.TOOL_INPUT)
+        )
+    )
     @rule()
     def close_part(self) -> None:
         self._close()
@@ -268,7 +276,11 @@ class Telling(RuleBasedStateMachine):
         for row in self.stored.rows:
             self.story.store(row.number, row.entry())
         self.story.begin(Take(self.stored.attempt, 0))
-        told = {entry.data["toolCallId"] for entry in self.story.entries if entry.kind is Kind.TOOL_INPUT}
+        told = {
+            entry.data["toolCallId"]
+            for entry in self.story.entries
+            if entry.kind is Kind.TOOL_INPUT
+        }
         done = {
             entry.data["toolCallId"]
             for entry in self.story.entries
@@ -369,7 +381,9 @@ class Telling(RuleBasedStateMachine):
         story = self._story_at(where)
         if where == "mirror":
             self.refresh_mirror()  # As whoever comes to follow a turn does.
-        assert story.knows(reader.place, complete=where == "executing"), "it was told, so it is known"
+        assert story.knows(reader.place, complete=where == "executing"), (
+            "it was told, so it is known"
+        )
         reader.read(story, at_most=at_most)
 
     def _story_at(self, where: Where) -> Story:
@@ -397,8 +411,360 @@ class Telling(RuleBasedStateMachine):
 
 TestTelling = Telling.TestCase
 TestTelling.settings = settings(
-    max_examples=600,
+    max_examples=250,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+
+
+# Single stories, entry by entry.
+
+
+def told_story(*entries: tuple[Kind, str, Event | None]) -> Story:
+    """A story of one take, stored and not ended."""
+    story = new_story()
+    story.begin(Take(1, 0))
+    for kind, text, data in entries:
+        story.tell(kind, text=text, data=data)
+    story.commit()
+    return story
+
+
+CALL: Event = {"toolCallId": "call_1", "toolName": "write_file"}
+STEP = [
+    (Kind.STEP_START, "", None),
+    (Kind.REASONING, "Let me see", None),
+    (Kind.TEXT, "I write", None),
+    (Kind.TOOL_INPUT, '{"path": "a"}', CALL),
+    (Kind.TOOL_OUTPUT, "", {"toolCallId": "call_1", "output": {"ok": True}}),
+    (Kind.FILE, "", {"url": "http://x/a", "mediaType": "text/plain"}),
+    (Kind.SOURCE, "", {"sourceId": "s", "url": "http://y", "title": "Y"}),
+    (Kind.STEP_FINISH, "", None),
+]
+
+
+def events(story: Story, place: Place | None = None) -> list[Event]:
+    return [event for _, event in story.events_after(place or story.place_of(0))]
+
+
+def types(story: Story, place: Place | None = None) -> list[str]:
+    return [event["type"] for event in events(story, place)]
+
+
+def ended(story: Story, ending: Ending = COMPLETED) -> Story:
+    execution.tell_ending(story, ending)
+    return story
+
+
+def test_each_kind_is_told_with_the_fields_of_the_ai_sdk_and_no_other():
+    story = ended(told_story(*STEP))
+    assert events(story, story.place_of(0, 0)) == [
+        {"type": "data-message", "data": story.entries[0].data, "transient": True},
+        {
+            "type": "start",
+            "messageId": message_id(TURN),
+            "messageMetadata": {"workerId": WORKER, "turnId": TURN},
+        },
+        {"type": "start-step"},
+        {"type": "reasoning-start", "id": "3"},
+        {"type": "reasoning-delta", "id": "3", "delta": "Let me see"},
+        {"type": "reasoning-end", "id": "3"},
+        {"type": "text-start", "id": "4"},
+        {"type": "text-delta", "id": "4", "delta": "I write"},
+        {"type": "text-end", "id": "4"},
+        {"type": "tool-input-start", "toolCallId": "call_1", "toolName": "write_file"},
+        {"type": "tool-input-delta", "toolCallId": "call_1", "inputTextDelta": '{"path": "a"}'},
+        {
+            "type": "tool-input-available",
+            "toolCallId": "call_1",
+            "toolName": "write_file",
+            "input": {"path": "a"},
+        },
+        {"type": "tool-output-available", "toolCallId": "call_1", "output": {"ok": True}},
+        {"type": "file", "url": "http://x/a", "mediaType": "text/plain"},
+        {"type": "source-url", "sourceId": "s", "url": "http://y", "title": "Y"},
+        {"type": "finish-step"},
+        {"type": "data-worker", "transient": True},
+        {"type": "finish"},
+    ]
+
+
+def test_the_stored_message_is_what_the_events_add_up_to():
+    story = told_story(*STEP)
+    assert message_parts(story.entries) == [
+        {"type": "step-start"},
+        {"type": "reasoning", "text": "Let me see", "state": "done"},
+        {"type": "text", "text": "I write", "state": "done"},
+        {
+            "type": "tool-write_file",
+            "toolCallId": "call_1",
+            "state": "output-available",
+            "input": {"path": "a"},
+            "output": {"ok": True},
+        },
+        {"type": "file", "url": "http://x/a", "mediaType": "text/plain"},
+        {"type": "source-url", "sourceId": "s", "url": "http://y", "title": "Y"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ending", "event"),
+    [
+        (COMPLETED, {"type": "finish"}),
+        (Ending(incomplete_reason="budget_exhausted"), {"type": "finish"}),
+        (Ending(incomplete_reason="max_output_tokens"), {"type": "finish"}),
+        (execution.CANCELLED, {"type": "abort"}),
+        (
+            Ending(error_code="timeout", error_message="Too slow."),
+            {"type": "error", "errorText": "Too slow."},
+        ),
+    ],
+)
+def test_a_turn_ends_with_its_worker_and_one_terminal_event(ending: Ending, event: Event):
+    story = ended(told_story(), ending)
+    assert events(story)[-2:] == [{"type": "data-worker", "transient": True}, event]
+
+
+@given(st.lists(st.tuples(st.sampled_from([Kind.TEXT, Kind.REASONING, Kind.TOOL_INPUT]), TEXTS)))
+def test_from_every_place_of_an_ended_story_exactly_the_rest_is_told(parts: list[tuple[Kind, str]]):
+    entries: list[tuple[Kind, str, Event | None]] = [(Kind.STEP_START, "", None)]
+    for number, (kind, text) in enumerate(parts):
+        data = {"toolCallId": f"c{number}", "toolName": "t"} if kind is Kind.TOOL_INPUT else None
+        entries.append((kind, text, data))
+    story = ended(told_story(*entries, (Kind.STEP_FINISH, "", None)))
+
+    told = story.events_after(story.place_of(0, 0))
+
+    ids = [str(place) for place, _ in told]
+    assert len(set(ids)) == len(ids)
+    for index, event_id in enumerate(ids):
+        place = Place.parse(event_id)
+        assert place is not None
+        assert story.knows(place, complete=True)
+        assert story.events_after(place) == told[index + 1 :]
+
+
+@given(st.lists(TEXTS, min_size=1))
+@example(["a\r", "\nb\r\n", "", "\r"])
+@example(["👩", "\u200d", "🏽"])
+def test_a_growing_text_is_told_to_the_last_character(pieces: list[str]):
+    story = told_story((Kind.STEP_START, "", None))
+    entry = story.tell(Kind.TEXT, closed=False)
+    reader, late = Reader(story), []
+    for piece in pieces:
+        entry.append(piece)
+        reader.read(story)
+        late.append(Reader(story))
+        late[-1].read(story)
+    entry.closed = True
+    for one in [reader, *late]:
+        one.read(story)
+        assert one.fold.parts[-1] == {"type": "text", "text": "".join(pieces), "state": "done"}
+    assert entry.text == "".join(pieces)
+
+
+def test_an_entry_that_grows_holds_back_what_comes_after_it():
+    story = told_story((Kind.STEP_START, "", None))
+    first = story.tell(Kind.TEXT, text="one", closed=False)
+    story.tell(Kind.TEXT, text="two")
+    assert types(story) == ["start", "start-step", "text-start", "text-delta"]
+    first.closed = True
+    assert types(story)[4:] == ["text-end", "text-start", "text-delta", "text-end"]
+
+
+def test_the_end_of_a_step_is_told_only_once_it_is_stored():
+    """Readers never drop a finished step, so it must not be withdrawn."""
+    story = told_story((Kind.STEP_START, "", None), (Kind.TEXT, "Hi", None))
+    story.tell(Kind.STEP_FINISH)
+    assert "finish-step" not in types(story)
+    story.commit()
+    assert types(story)[-1] == "finish-step"
+
+
+def test_a_repeated_call_withdraws_what_was_told_since_the_last_step():
+    story = told_story(*STEP)
+    story.tell(Kind.STEP_START)
+    story.tell(Kind.TEXT, text="Half a sen", closed=False)
+    reader, early = Reader(story), Reader(story)
+    reader.read(story)
+    early.read(story, at_most=3)
+
+    story.begin(Take(1, 1))
+    assert events(story, reader.place) == [
+        {"type": "data-retry", "data": {"messageId": message_id(TURN)}, "transient": True}
+    ]
+    story.tell(Kind.STEP_START)
+    story.tell(Kind.TEXT, text="A whole sentence")
+    story.tell(Kind.STEP_FINISH)
+    story.commit()
+    ended(story)
+
+    for one, retries in ((reader, 1), (early, 0)):
+        one.read(story)
+        assert one.fold.parts == message_parts(story.entries)
+        assert one.fold.retries == retries
+
+
+def test_a_result_that_was_lost_is_told_anew_with_its_whole_step():
+    """It was told, but the process died before it was stored: readers drop the step."""
+    story = told_story(*STEP[:4])
+    story.tell(Kind.TOOL_OUTPUT, data={"toolCallId": "call_1", "output": "first"})
+    reader = Reader(story)
+    reader.read(story)
+
+    story.begin(Take(2, 0))
+    story.tell(Kind.TOOL_OUTPUT, data={"toolCallId": "call_1", "output": "second"})
+    story.tell(Kind.STEP_FINISH)
+    story.commit()
+
+    assert types(story, reader.place)[:2] == ["data-retry", "start-step"]
+    reader.read(story)
+    assert reader.fold.parts == message_parts(story.entries)
+
+
+def test_who_was_cut_off_after_data_retry_is_not_told_of_it_again():
+    story = told_story(*STEP)
+    story.tell(Kind.STEP_START)
+    reader = Reader(story)
+    reader.read(story)
+    story.begin(Take(1, 1))
+    reader.read(story, at_most=1)
+    assert reader.fold.retries == 1
+    story.tell(Kind.STEP_START)
+    assert types(story, reader.place) == ["start-step"]
+
+
+def test_a_place_told_elsewhere_waits_until_it_is_known_here():
+    story = told_story(*STEP)
+    ahead = Place(TURN, Take(1, 2), len(story.entries) + 3, 10)
+    assert story.knows(ahead)
+    assert story.events_after(ahead) == []
+
+
+def test_an_entry_stored_elsewhere_replaces_what_was_mirrored_of_it():
+    story = new_story()
+    story.begin(Take(1, 0))
+    story.tell(Kind.STEP_START, closed=False)
+    story.tell(Kind.TEXT, text="Hel", closed=False)
+    story.tell(Kind.TEXT, text="never stored")
+    story.store(2, Entry(Kind.STEP_START, Take(1, 0)))
+    story.store(2, Entry(Kind.TEXT, Take(1, 9), text="known already"))
+    story.store(3, Entry(Kind.TEXT, Take(2, 0), text="Hello"))
+    assert [entry.text for entry in story.entries[2:]] == ["", "Hello"]
+    assert story.take == Take(2, 0)
+    assert story.committed == 4
+
+
+def a_place(take: Take, number: int, offset: int, turn_id: str = TURN) -> Place:
+    return Place(TurnId(turn_id), take, number, offset)
+
+
+MADE_UP = [
+    a_place(BEFORE_ANY_TAKE, 7, 0),  # nothing but the opening was told before any take
+    a_place(BEFORE_ANY_TAKE, 0, 2),  # the instruction has but one event
+    a_place(Take(1, 0), 1, 1),  # `start` belongs to no take
+    a_place(Take(1, 0), 4, 99),  # beyond the text's end
+    a_place(Take(1, 1), 4, 1),  # a later take, of what was stored before it
+    a_place(Take(2, 0), 30, 0),  # an attempt that never was
+]
+
+
+@pytest.mark.parametrize("place", MADE_UP, ids=str)
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_made_up_place_is_not_known(place: Place, has_ended: bool):
+    story = told_story(*STEP)
+    if has_ended:
+        ended(story)
+    assert not story.knows(place)
+    assert not story.knows(place, complete=True)
+
+
+def test_the_executing_process_knows_how_far_it_has_told():
+    story = told_story(*STEP)
+    story.tell(Kind.TEXT, text="Hel", closed=False)
+    number = len(story.entries) - 1
+    for made_up in (a_place(Take(1, 0), number, 4), a_place(Take(1, 0), number + 1, 0)):
+        assert story.knows(made_up)
+        assert not story.knows(made_up, complete=True)
+    assert story.knows(a_place(Take(1, 0), number, 3), complete=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "7",
+        "nonsense",
+        TURN,
+        f"{TURN}-1.0.3",
+        f"{TURN}-1.0.3.0.1",
+        f"{TURN}-1.0.3.-1",
+        f"{TURN}-1.0.3.0 ",
+        f"{TURN}-1.0.3.0\n",
+        f"{TURN}-1.0.3.\u0663",
+        f"{TURN}-1.0.3.1234567890123",
+        f"wrk_{TURN[4:]}-1.0.3.0",
+        f"{TURN.upper()}-1.0.3.0",
+    ],
+)
+def test_what_is_no_id_of_ours_names_no_place(text: str):
+    assert Place.parse(text) is None
+
+
+@given(st.tuples(*[st.integers(0, 10**9 - 1)] * 4))
+def test_an_id_reads_back_as_the_place_it_names(numbers: tuple[int, int, int, int]):
+    attempt, retry, number, offset = numbers
+    place = a_place(Take(attempt, retry), number, offset)
+    assert Place.parse(str(place)) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", {}),
+        ("{}", {}),
+        ('{"a": [1, null, 2.5]}', {"a": [1, None, 2.5]}),
+        ("null", None),
+        ('{"half": ', '{"half": '),  # no JSON
+        ('{"a": NaN}', '{"a": NaN}'),  # Python's, but no JSON
+        ('{"a": 1e999}', '{"a": 1e999}'),  # infinite
+        ('{"a": "\\ud83d"}', '{"a": "\\ud83d"}'),  # half a character, which UTF-8 cannot carry
+        ('{"a": "\\ud83d\\ude00"}', {"a": "😀"}),
+        ("[" * 100_000, "[" * 100_000),  # nobody could read it
+        ("1" * 10_000, "1" * 10_000),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_tools_input_is_its_json_or_else_the_raw_text(text: str, value: object):
+    found = tool_input(text)
+    assert found == value
+    assert json.loads(json.dumps(found, allow_nan=False, ensure_ascii=False).encode()) == value
+
+
+def test_one_output_item_for_each_response_that_has_text():
+    story = told_story(
+        (Kind.STEP_START, "", None),
+        (Kind.REASONING, "Hm", None),
+        (Kind.TEXT, "One", None),
+        (Kind.TEXT, "and a half", None),
+        (Kind.STEP_FINISH, "", None),
+        (Kind.STEP_START, "", None),
+        (Kind.STEP_FINISH, "", None),
+        (Kind.STEP_START, "", None),
+        (Kind.TEXT, "Two", None),
+    )
+    items = outputs("msg_1", story.entries)
+    assert [item["content"] for item in items] == [
+        [{"type": "output_text", "text": "One\n\nand a half"}],
+        [{"type": "output_text", "text": "Two"}],
+    ]
+    assert len({item["id"] for item in items}) == 2
+    assert output_text(items) == "One\n\nand a half\n\nTwo"
+    assert output_text([]) == ""
+
+
+def test_a_turns_messages_sort_as_they_were_said():
+    later = TurnId("trn_" + "1" * 32)
+    ids = [user_message_id(TURN), message_id(TURN), user_message_id(later), message_id(later)]
+    assert ids == sorted(ids)

@@ -30,6 +30,7 @@ _DATA_CHARACTERS = 400
 _RELAY_INTERVAL_S = 0.04
 _ASK_INTERVAL_S = 5.0
 _ASK_EXPIRES_S = 15.0
+_ASK_AGAIN_INTERVAL_S = 0.2
 # A notice can be lost when a connection breaks; followed stories are re-read this often anyway.
 _REFRESH_INTERVAL_S = 2.0
 
@@ -43,17 +44,21 @@ class LiveTurn:
     accepted: bool = True  # False while its turn may not be in the database yet
     followers: int = 0  # who wait for the turn in any way
     readers: int = 0  # who want each character
+    changes: int = 0  # so often it has changed
     _waiters: set[asyncio.Future[None]] = field(default_factory=set[asyncio.Future[None]])
 
     def changed(self) -> None:
         """Wake everybody who follows."""
+        self.changes += 1
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiters.clear()
 
-    async def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for the next change; False if there was none in time."""
+    async def wait(self, timeout_s: float | None = None, *, since: int | None = None) -> bool:
+        """Wait for the next change, or for one after so many; False if there was none in time."""
+        if since is not None and since != self.changes:
+            return True
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
@@ -96,6 +101,7 @@ class Hub:
         self._dirty: set[TurnId] = set()
         self._relay_wanted = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
+        self._asking_again: set[LiveTurn] = set()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -245,17 +251,36 @@ class Hub:
             self._note_asker(notice)
         elif "stored" in notice:
             self._refresh_soon(notice["stored"], Take(*notice["take"]))
-        elif "text" in notice:
-            self._mirror(notice)
+        elif "text" in notice and not self._mirror(notice):
+            self._ask_again_soon(self._turns[notice["turn"]])
 
     async def _catch_up(self) -> None:
         """After a break in listening anything may have happened."""
         for live in list(self._turns.values()):
             if live.executing or not live.accepted:
                 continue
-            await self._refresh_and_wake(live)
-            if live.readers and not live.story.ended:
-                await self._notify({"ask": live.story.turn_id, "from": self.node, "new": True})
+            await self._ask_anew(live)
+
+    async def _ask_anew(self, live: LiveTurn) -> None:
+        """Read what is stored, and ask to be told all that is not."""
+        await self._refresh_and_wake(live)
+        if live.readers and not live.story.ended and not live.executing:
+            await self._notify({"ask": live.story.turn_id, "from": self.node, "new": True})
+
+    def _ask_again_soon(self, live: LiveTurn) -> None:
+        """What was told comes after something that is stored, but was not read here yet."""
+        if live not in self._asking_again:
+            self._asking_again.add(live)
+            self._in_background(self._ask_again(live))
+
+    async def _ask_again(self, live: LiveTurn) -> None:
+        try:
+            await self._ask_anew(live)
+            await asyncio.sleep(_ASK_AGAIN_INTERVAL_S)
+        except psycopg.Error as error:
+            logger.warning("Another process could not be asked: %s", error)
+        finally:
+            self._asking_again.discard(live)
 
     async def _keep_asking(self) -> None:
         asked_at = 0.0
@@ -374,9 +399,7 @@ class Hub:
         return True
 
 
-def _slices(
-    turn_id: TurnId, number: int, entry: Entry, offset: int
-) -> Iterator[dict[str, object]]:
+def _slices(turn_id: TurnId, number: int, entry: Entry, offset: int) -> Iterator[dict[str, object]]:
     """An entry from an offset on, in pieces that NOTIFY can carry."""
     text = entry.text_from(offset)
     for start in range(0, max(len(text), 1), _SLICE_CHARACTERS):

@@ -12,8 +12,9 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from handinger import jobs, keys
+from handinger import ids, jobs, keys
 from handinger._version import __version__
 from handinger.agent import model as models
 from handinger.agent import runner as runners
@@ -172,6 +173,20 @@ def create_app(services: Services) -> ASGIApp:
     return RequestId(RefuseWhileDraining(app, services))
 
 
+class _Http(HttpToolsProtocol):
+    """Refuses in the API's own form what is no HTTP; such a request reaches no middleware."""
+
+    def send_400_response(self, msg: str) -> None:
+        body = b'{"error": "The request is not valid HTTP.", "code": "malformed_http"}'
+        head = (
+            "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nX-Request-Id: {ids.new('req')}\r\n"
+            "Connection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+
 class _Server(uvicorn.Server):
     """Leaves the signals to us: a shutdown has more to do than to close connections."""
 
@@ -184,7 +199,7 @@ async def _run(settings: Settings, services: Services, engine: Engine, sock: soc
     config = uvicorn.Config(
         create_app(services),
         loop="none",
-        http="httptools",
+        http=_Http,
         ws="none",
         lifespan="off",
         log_config=None,

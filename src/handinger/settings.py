@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -96,6 +97,15 @@ class Settings(BaseSettings):
         if not slash:
             raise ValueError("must be REQUESTS/SECONDS, for example 100/60")
         return {"requests": requests, "window_s": window_s}
+
+    @field_validator("timezone", mode="after")
+    @classmethod
+    def _known_timezone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError("must be an IANA time zone, for example Europe/Madrid") from error
+        return value
 
     @field_validator("budgets", mode="before")
     @classmethod

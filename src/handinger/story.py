@@ -5,6 +5,7 @@ tells, and ends with the worker and one terminal event. Entries of a model call 
 are stored; when that call is repeated they are withdrawn, and told anew under a new take.
 """
 
+import functools
 import io
 import json
 import re
@@ -43,11 +44,11 @@ class Take(NamedTuple):
 
 BEFORE_ANY_TAKE = Take(0, 0)
 
+_SPARE_DEPTH = 100
+
 Event = dict[str, Any]  # one JSON object of the Vercel AI SDK's UI message stream
 
-_PLACE = re.compile(
-    r"(trn_[0-9a-f]{32})-([0-9]{1,9})\.([0-9]{1,9})\.([0-9]{1,9})\.([0-9]{1,12})"
-)
+_PLACE = re.compile(r"(trn_[0-9a-f]{32})-([0-9]{1,9})\.([0-9]{1,9})\.([0-9]{1,9})\.([0-9]{1,12})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,13 +319,18 @@ def _simple_event(entry: Entry) -> Event:
 
 
 def tool_input(text: str) -> Any:
-    """What a model passed to a tool: its JSON, or the raw text where that is none."""
+    """What a model passed to a tool: its JSON, or the raw text where that cannot be passed on."""
     if not text:
         return {}
     try:
-        return json.loads(text)
-    except ValueError:
+        value = json.loads(text)
+        # Python also reads NaN, and halves of characters, which nobody else does. Whoever tells the
+        # value does so deeper in JSON and deeper on the stack, hence the lists around it.
+        nested = functools.reduce(lambda inner, _: [inner], range(_SPARE_DEPTH), value)
+        json.dumps(nested, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
         return text
+    return value
 
 
 def message_parts(entries: Sequence[Entry]) -> list[Event]:

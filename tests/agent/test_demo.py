@@ -463,6 +463,43 @@ def test_told_to_conclude_it_uses_what_it_has_and_calls_nothing():
     assert "I was told to conclude, so I did not call `write_file`." in text_of(concluded)
 
 
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_note_to_conclude_is_not_taken_for_a_new_request(merged: bool):
+    messages = prompted("Read a.md and write the summary to b.md")
+    first = respond(messages)
+    returned = ToolReturnPart("read_file", README, call_of(first).tool_call_id)
+    note = UserPromptPart("This is your last step. Answer now; do not run any tool.")
+    requests = [[returned, note]] if merged else [[returned], [note]]
+    messages += [first, *(ModelRequest(parts=parts) for parts in requests)]
+    concluded = text_of(respond(messages, model_settings=ModelSettings(tool_choice="none")))
+    assert "I read `a.md`" in concluded
+    alone = [*prompted("What is 6*7?"), ModelRequest(parts=[note])]
+    assert "= 42" in text_of(respond(alone, model_settings=ModelSettings(tool_choice="none")))
+
+
+def test_a_long_file_is_read_in_pieces(world: World):
+    long = README * 3
+
+    def read_file(path: str, offset: int = 0, limit: int = 100) -> str:
+        world.called("read_file", path=path, offset=offset)
+        piece = long[offset : offset + limit]
+        rest = len(long) - offset - len(piece)
+        go_on = f"\n[{rest} more characters; go on with offset={offset + len(piece)}]"
+        return piece + (go_on if rest > 0 else "")
+
+    agent = Agent(DemoModel(pace_s=0), tools=[read_file])
+    answer = asyncio.run(agent.run("How many words has README.md?")).output
+    assert [call["offset"] for _, call in world.calls] == [0, 100, 200, 300]
+    assert "I read only the first 400 characters" in answer
+    assert f"README.md has {len(long[:400].split())} words." in answer
+
+
+def test_a_file_is_read_anew_after_it_was_written(world: World, talk: Talk):
+    answer = talk.say('Read sales.csv, then write "new" to sales.csv and read sales.csv again')
+    assert world.called_tools == ["read_file", "write_file", "read_file"]
+    assert "```\nnew\n```" in answer
+
+
 @pytest.mark.parametrize("choice", [[], ["read_file"], ToolOrOutput(["read_file"])])
 def test_only_the_tools_of_a_tool_choice_are_called(choice: list[str] | ToolOrOutput):
     settings = ModelSettings(tool_choice=choice)

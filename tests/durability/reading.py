@@ -3,7 +3,7 @@
 import contextlib
 import json
 import threading
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,10 +50,14 @@ class Reader:
     """
 
     def __init__(
-        self, worker_url: str, headers: dict[str, str], *, instruction: str | None = None
+        self,
+        new_client: Callable[[], httpx2.Client],
+        worker_path: str,
+        *,
+        instruction: str | None = None,
     ) -> None:
-        self._worker_url = worker_url
-        self._headers = headers
+        self._client = new_client()
+        self._worker_path = worker_path
         self._instruction = instruction
         self._lines = Lines()
         self._stopped = threading.Event()
@@ -102,7 +106,8 @@ class Reader:
                 self._read_once()
             except httpx2.HTTPError:
                 pass  # Cut off, or nobody is there; the next try goes on.
-            time.sleep(_RECONNECT_AFTER_S)
+            self._stopped.wait(_RECONNECT_AFTER_S)
+        self._client.close()
 
     def _read_once(self) -> None:
         with self._request() as response:
@@ -116,13 +121,11 @@ class Reader:
         instruction, self._instruction = self._instruction, None
         if instruction is not None:
             body = {"input": instruction, "stream": True}
-            return httpx2.stream(
-                "POST", self._worker_url, headers=self._headers, json=body, timeout=30
-            )
-        headers = dict(self._headers)
+            return self._client.stream("POST", self._worker_path, json=body)
+        headers: dict[str, str] = {}
         if self._lines.heard:
             headers["Last-Event-ID"] = self._lines.heard[-1].place
-        return httpx2.stream("GET", f"{self._worker_url}/stream", headers=headers, timeout=30)
+        return self._client.stream("GET", f"{self._worker_path}/stream", headers=headers)
 
 
 def told_parts(heard: list[Heard], message_id: str) -> list[dict[str, Any]]:

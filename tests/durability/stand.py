@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import socket
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -11,10 +12,10 @@ from typing import Any
 import httpx2
 
 from handinger.storage.embedded import EmbeddedPostgres
-from tests.durability.observing import Observer
+from tests.durability.observing import Observer, wait_for
 from tests.durability.reading import Reader
 from tests.support.model_server import ModelServer
-from tests.support.server import HandingerServer
+from tests.support.server import START_TIMEOUT_S, HandingerServer
 
 ANSWER_TIMEOUT_S = 60
 
@@ -41,7 +42,7 @@ class Stand:
 
     def start(self) -> None:
         """Start it again where it was."""
-        self.server.start()
+        start(self.server)
         self.is_up = True
 
     def close(self) -> None:
@@ -52,8 +53,9 @@ class Stand:
 
     def reader(self, worker_id: str, *, instruction: str | None = None) -> Reader:
         """Follows a worker from now on, or from the answer to an instruction on."""
-        url = f"{self.server.base_url}/api/workers/{worker_id}"
-        return Reader(url, self.server.headers, instruction=instruction)
+        return Reader(
+            lambda: client(self.server), f"/api/workers/{worker_id}", instruction=instruction
+        )
 
     def new_worker(self) -> str:
         """A worker with one ended turn, in which the model says that it is ready."""
@@ -62,6 +64,28 @@ class Stand:
     def get(self, path: str) -> httpx2.Response:
         """Read something of this server."""
         return get(self.server, path)
+
+
+def start(server: HandingerServer) -> None:
+    """Start a server, and wait until it is healthy.
+
+    Asking a port that nobody listens on costs nothing, while each client of HTTP takes its time.
+    """
+    server.start(wait=False)
+    wait_for(lambda: _listens(server.port), "the server to listen", timeout_s=START_TIMEOUT_S)
+    server.wait_until_healthy()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def client(server: HandingerServer) -> httpx2.Client:
+    """A client of this server; nothing here speaks TLS, so it reads no certificates."""
+    return httpx2.Client(
+        base_url=server.base_url, headers=server.headers, timeout=ANSWER_TIMEOUT_S, verify=False
+    )
 
 
 def post(
@@ -77,19 +101,14 @@ def post(
     more = dict(headers or {})
     if key is not None:
         more["Idempotency-Key"] = key
-    return httpx2.post(
-        f"{server.base_url}/api/workers{path}",
-        headers={**server.headers, **more},
-        json={"input": input, **body},
-        timeout=ANSWER_TIMEOUT_S,
-    )
+    with client(server) as http:
+        return http.post(f"/api/workers{path}", headers=more, json={"input": input, **body})
 
 
 def get(server: HandingerServer, path: str) -> httpx2.Response:
     """Read something of a worker."""
-    return httpx2.get(
-        f"{server.base_url}/api/workers/{path}", headers=server.headers, timeout=ANSWER_TIMEOUT_S
-    )
+    with client(server) as http:
+        return http.get(f"/api/workers/{path}")
 
 
 def accept(server: HandingerServer, path: str, input: str, **body: object) -> httpx2.Response:

@@ -29,7 +29,10 @@ Stream = Annotated[
 class WorkerContinue(BaseModel):
     """The next instruction of a worker."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={"examples": [{"input": "Now add up the numbers in totals.csv."}]},
+    )
 
     input: Input
     budget: Budget = "standard"
@@ -50,14 +53,27 @@ class WorkerContinue(BaseModel):
 class WorkerCreate(WorkerContinue):
     """A new worker's first instruction."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "input": "What is 12.5% of 240? Write the result to result.txt.",
+                    "budget": "low",
+                    "metadata": {"team": "a"},
+                }
+            ]
+        }
+    )
+
     metadata: Annotated[
         dict[str, JsonValue],
         Field(description="Kept with the worker and given back with it.", examples=[{"team": "a"}]),
     ] = Field(default_factory=dict)
 
-    @field_validator("metadata", mode="after")
+    # Before its type is checked, for which it must not be nested too deep.
+    @field_validator("metadata", mode="before")
     @classmethod
-    def _storable(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    def _storable(cls, value: JsonValue) -> JsonValue:
         for leaf, depth in _leaves(value):
             if depth > MAX_METADATA_DEPTH:
                 raise ValueError(f"is nested deeper than {MAX_METADATA_DEPTH} levels")
@@ -98,7 +114,7 @@ def _require_storable_text(text: str) -> None:
 class WorkerCancel(BaseModel):
     """Which turns to stop."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{}]})
 
     turnId: Annotated[  # The wire's name.
         str | None, Field(description="Stop only this turn; without it, all that run or wait.")

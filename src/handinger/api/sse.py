@@ -51,6 +51,7 @@ class Reader:
     async def turn(self, live: LiveTurn, place: Place) -> AsyncGenerator[bytes]:
         """The rest of one turn, to its terminal event. Ends early when the server shuts down."""
         while True:
+            changes = live.changes
             told = live.story.events_after(place)
             if told:
                 yield await self._encode(live.story, told)
@@ -58,7 +59,7 @@ class Reader:
             if _is_told(live.story, place):
                 return
             waiting_since = time.monotonic()
-            while not await self._wait(live):
+            while not await self._wait(live, changes):
                 if self.services.draining.is_set():
                     return
                 yield _PING
@@ -66,9 +67,9 @@ class Reader:
             if told and rest_s > 0:
                 await asyncio.sleep(rest_s)
 
-    async def _wait(self, live: LiveTurn) -> bool:
+    async def _wait(self, live: LiveTurn, changes: int) -> bool:
         """Wait for news of the turn, or for the server to shut down, until a ping is due."""
-        news = asyncio.ensure_future(live.wait(PING_INTERVAL_S))
+        news = asyncio.ensure_future(live.wait(PING_INTERVAL_S, since=changes))
         draining = asyncio.ensure_future(self.services.draining.wait())
         try:
             await asyncio.wait({news, draining}, return_when=asyncio.FIRST_COMPLETED)
@@ -185,7 +186,7 @@ async def _resumed_at(
         if telling.id != last_event_id.turn_id:
             continue
         async with reader.services.hub.follow(telling.story(), reads=False) as live:
-            if live.story.knows(last_event_id):
+            if live.story.knows(last_event_id, complete=live.executing):
                 return index, last_event_id
     return 0, None
 

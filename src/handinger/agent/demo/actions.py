@@ -118,7 +118,7 @@ class Write:
         if not outcome.ok:
             desk.tell_failure(use, outcome)
             return
-        desk.last_path = self.path
+        desk.note_written(self.path)
         size = f"{len(content):,} characters" if content else "empty"
         desk.tell(f"I wrote `{self.path}` ({size}).")
 
@@ -206,6 +206,7 @@ class RunCommand:
         if not outcome.ok:
             desk.tell_failure(use, outcome)
             return
+        desk.read.clear()  # The command may have changed any file.
         code = outcome.data.get("exit_code") if isinstance(outcome.data, dict) else None
         ended = f" It ended with exit code {code}." if isinstance(code, int) else ""
         printed = _printed(outcome)

@@ -10,11 +10,13 @@ from pydantic import JsonValue
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
+    ModelResponse,
     TextContent,
     TextPart,
     ToolCallPart,
     ToolReturnPart,
     UserContent,
+    UserPromptPart,
 )
 
 # A result may carry its text under one of these names; the first that is there counts.
@@ -89,8 +91,13 @@ class _OpenTurn:
     said: list[str] = field(default_factory=list[str])
 
 
-def read(messages: Sequence[ModelMessage]) -> Conversation:
-    """A prompt opens a turn; without any prompt the conversation is one turn that asks nothing."""
+def read(messages: Sequence[ModelMessage], *, concluding: bool = False) -> Conversation:
+    """A prompt opens a turn; without any prompt the conversation is one turn that asks nothing.
+
+    With `concluding`, a last prompt in the midst of a turn is a note to conclude, not a new turn.
+    """
+    if concluding:
+        messages = _without_note(messages)
     turns: list[_OpenTurn] = []
     outcomes: dict[str, Outcome] = {}
     for message in messages:
@@ -121,6 +128,24 @@ def user_text(content: str | Sequence[UserContent]) -> str:
         if isinstance(item, str | TextContent)
     ]
     return encodable("\n\n".join(texts))
+
+
+def _without_note(messages: Sequence[ModelMessage]) -> Sequence[ModelMessage]:
+    """The messages without a last prompt that stands behind another one or behind tool results."""
+    last_response = max(
+        (index for index, message in enumerate(messages) if isinstance(message, ModelResponse)),
+        default=-1,
+    )
+    told = [
+        part
+        for message in messages[last_response + 1 :]
+        for part in message.parts
+        if isinstance(part, UserPromptPart | ToolReturnPart)
+    ]
+    if len(told) < 2 or not isinstance(told[-1], UserPromptPart):
+        return messages
+    kept = [part for part in messages[-1].parts if part is not told[-1]]
+    return [*messages[:-1], replace(messages[-1], parts=kept)]
 
 
 def _read_request(

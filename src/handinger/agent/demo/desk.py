@@ -1,5 +1,6 @@
 """What lies open while a plan is carried out: texts, results so far, paragraphs of the answer."""
 
+import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +20,10 @@ Takes = ProductKind | Literal["last", "all"]
 INTRODUCTION = "I am the demo model, a small stand-in without a language model behind it."
 
 _SHOWN_FAILURE_CHARACTERS = 300
+# How `read_file` says that a file goes on; a file is read in a few pieces at most.
+_MORE = re.compile(r"\n\[[^\[\]\n]{1,150}\boffset=(?P<offset>\d{1,9})\]\s{0,2}$")
+_MORE_CHARACTERS = 200
+_MOST_PIECES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,12 @@ class Desk:
         about = next((value for value in use.arguments.values() if isinstance(value, str)), "")
         named = f" for `{spans.shortened(about, 80).replace('`', '')}`" if about else ""
         self.tell(f"`{use.tool}` failed{named}: {reason}")
+
+    def note_written(self, path: str) -> None:
+        """A file was written: what was read of it, or handed over by that name, is no longer so."""
+        self.last_path = path
+        self.read.pop(path, None)
+        self.documents = [document for document in self.documents if document.name != path]
 
     def given(self) -> list[Document]:
         """The texts that `it` or nothing at all refers to, the nearest ones first."""
@@ -136,10 +147,33 @@ def obtain(desk: Desk, source: Source) -> Generator[ToolUse, Outcome, Document |
     if not outcome.ok:
         desk.tell_failure(use, outcome)
         return None
+    text = outcome.body
+    if isinstance(source, WorkspaceFile):
+        text = yield from _read_on(desk, name, text)
     title = spans.shortened(outcome.title, 200)
-    document = Document(f"{title}, {name}" if title else name, outcome.body)
+    document = Document(f"{title}, {name}" if title else name, text)
     desk.read[name] = document
     return document
+
+
+def _read_on(desk: Desk, path: str, text: str) -> Generator[ToolUse, Outcome, str]:
+    """The whole text of a file of which a first piece was read, or as many pieces as are read."""
+    for _ in range(_MOST_PIECES - 1):
+        more = _MORE.search(text, max(0, len(text) - _MORE_CHARACTERS))
+        if more is None:
+            return text
+        text = text[: more.start()]
+        use = ToolUse("read_file", {"path": path, "offset": int(more["offset"])})
+        outcome = yield use
+        if not outcome.ok:
+            desk.tell_failure(use, outcome)
+            desk.tell(f"I read only the first {len(text):,} characters of `{path}`.")
+            return text
+        text += outcome.body
+    if more := _MORE.search(text, max(0, len(text) - _MORE_CHARACTERS)):
+        text = text[: more.start()]
+        desk.tell(f"I read only the first {len(text):,} characters of `{path}`.")
+    return text
 
 
 def obtain_all(

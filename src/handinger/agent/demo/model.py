@@ -194,8 +194,8 @@ def _reply(
     settings: ModelSettings | None,
     parameters: ModelRequestParameters,
 ) -> _Reply:
-    talk = conversation.read(messages)
     offer = _offer(settings, parameters)
+    talk = conversation.read(messages, concluding=not offer.callable)
     given = prompt.split(talk.now.prompt)
     steps = plan.make(given, talk, offer.known)
     desk = Desk(given.instruction, given.documents, talk, _mail_takes_list(parameters))

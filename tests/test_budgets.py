@@ -1,0 +1,69 @@
+"""Caps and sums of a turn."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handinger import budgets, settings
+from handinger.budgets import NANO_PER_CREDIT, Allowance, Spending
+from handinger.settings import BudgetLimits
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def _allowance(*, calls: int | None = None, seconds: float | None = None) -> Allowance:
+    return Allowance("low", BudgetLimits(model_calls=calls, seconds=seconds), START)
+
+
+@pytest.mark.parametrize(
+    ("made", "concludes", "spent"),
+    [(0, False, False), (2, False, False), (3, True, False), (4, True, True), (9, True, True)],
+)
+def test_the_last_call_that_fits_concludes(made: int, concludes: bool, spent: bool) -> None:
+    allowance = _allowance(calls=4)
+    assert allowance.must_conclude(calls_made=made, now=START) is concludes
+    assert allowance.is_spent(calls_made=made, now=START) is spent
+
+
+def test_time_is_kept_for_the_concluding_call() -> None:
+    allowance = _allowance(seconds=100)
+    assert not allowance.must_conclude(calls_made=0, now=START + timedelta(seconds=79))
+    assert allowance.must_conclude(calls_made=0, now=START + timedelta(seconds=80))
+    assert not allowance.is_spent(calls_made=0, now=START + timedelta(seconds=99))
+    assert allowance.is_spent(calls_made=0, now=START + timedelta(seconds=100))
+
+
+def test_no_more_than_a_minute_is_kept() -> None:
+    assert _allowance(seconds=7200).conclude_at == START + timedelta(seconds=7140)
+
+
+def test_no_cap_never_ends() -> None:
+    allowance = _allowance()
+    assert not allowance.must_conclude(calls_made=10**6, now=START + timedelta(days=400))
+    assert not allowance.is_spent(calls_made=10**6, now=START + timedelta(days=400))
+    assert allowance.deadline is None
+
+
+def test_the_settings_decide_the_caps() -> None:
+    allowance = budgets.allowance(settings.load(), "low", started_at=START)
+    assert allowance.limits.model_calls == 4
+    assert allowance.deadline == START + timedelta(seconds=120)
+
+
+_counts = st.integers(min_value=0, max_value=10**12)
+_spendings = st.builds(Spending, *([_counts] * 10))
+
+
+@given(_spendings, _spendings)
+def test_sums_agree_with_their_parts(one: Spending, other: Spending) -> None:
+    both = one + other
+    assert asdict(both) == {
+        name: value + asdict(other)[name] for name, value in asdict(one).items()
+    }
+    costs, usage = both.costs_json(), both.usage_json(credits=0, duration_ms=0)
+    assert usage["costUsd"] == pytest.approx(sum(costs.values()), abs=1e-9, rel=1e-12)
+    assert usage["totalTokens"] == usage["inputTokens"] + usage["outputTokens"]
+    assert both.credits * NANO_PER_CREDIT >= both.cost_nano > (both.credits - 1) * NANO_PER_CREDIT
