@@ -702,7 +702,7 @@ def test_a_second_server_on_a_data_directory_is_told_who_has_it(place, holders):
     message = str(caught.value)
     assert str(data_dir) in message
     assert f"process {first.process.pid}" in message
-    assert "--data" in message
+    assert "HANDINGER_DATA_DIR" in message
     assert "HANDINGER_DATA_DIR" in message
     assert "HANDINGER_DATABASE_URL" in message
 
