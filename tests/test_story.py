@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar, cast
@@ -94,7 +94,7 @@ class Stored:
     async def statements(self) -> AsyncGenerator["Stored"]:
         yield self
 
-    async def first(self, row: type[T], sql: str, **_: object) -> T:
+    async def first(self, row: Callable[..., T], sql: str, **_: object) -> T:
         ending = self.ending
         return row(
             status="running" if ending is None else "completed",
@@ -740,6 +740,16 @@ def test_a_tools_input_is_its_json_or_else_the_raw_text(text: str, value: object
     found = tool_input(text)
     assert found == value
     assert json.loads(json.dumps(found, allow_nan=False, ensure_ascii=False).encode()) == value
+
+
+@pytest.mark.parametrize("depth", range(600, 1000, 20))
+def test_what_a_tools_input_gives_can_be_told_wherever_it_is_needed(depth: int):
+    value: object = tool_input("[" * depth + "]" * depth)
+
+    def deeper(frames: int) -> str:
+        return deeper(frames - 1) if frames else json.dumps({"parts": [{"input": value}]})
+
+    assert deeper(50)
 
 
 def test_one_output_item_for_each_response_that_has_text():

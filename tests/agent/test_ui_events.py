@@ -20,6 +20,7 @@ from pydantic_ai.messages import (
     ToolCallPart,
     ToolCallPartDelta,
 )
+from tests.support.fold import Fold
 
 from handinger.agent.ui_events import Teller, clean, plain
 from handinger.ids import TurnId
@@ -34,7 +35,6 @@ from handinger.story import (
     message_id,
     message_parts,
 )
-from tests.support.fold import Fold
 
 TURN = TurnId("trn_" + "0" * 32)
 
@@ -59,8 +59,9 @@ class Reader:
         self.fold = Fold()
 
     def read(self) -> None:
-        for self._place, event in self._story.events_after(self._place):
+        for place, event in self._story.events_after(self._place):
             self.fold.add(event)
+            self._place = place
 
     @property
     def parts(self) -> list[Event]:
@@ -158,10 +159,13 @@ def streamed(draw: st.DrawFn) -> tuple[ModelResponse, list[AgentStreamEvent]]:
     pieces = [_pieces(draw, index, part) for index, part in enumerate(whole)]
     events: list[AgentStreamEvent] = []
     interleaved = draw(st.booleans())
+    begun = 0
     while any(pieces):
-        waiting = [each for each in pieces if each]
+        # Parts are begun in order; after that they may grow side by side.
+        waiting = [each for each in pieces[: begun + 1] if each]
         chosen = draw(st.sampled_from(waiting)) if interleaved else waiting[0]
         events.append(chosen.pop(0))
+        begun += isinstance(events[-1], PartStartEvent)
     return ModelResponse(parts=whole), events
 
 

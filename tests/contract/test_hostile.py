@@ -1,13 +1,14 @@
 """Whatever is sent, nothing answers with a 5xx (0)."""
 
 import json
+import socket
 import uuid
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.contract.wire import Json, error_in, worker_in
+from tests.contract.wire import Json, check_error, error_in, worker_in
 from tests.contract.world import Api, Scripts
 from tests.support.model_server import Step, ToolCall
 
@@ -209,3 +210,28 @@ def test_a_header_cannot_be_smuggled_in(api: Api, scripts: Scripts):
         answer = api.raw("GET", target)
         assert answer.status_code in (404, 422)
         assert "x-evil" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /api/workers HTTP/1.1\r\nHost: x\r\nX-Request-Id: a\x00b\r\n\r\n",
+        b"GET /api/workers HTTP/1.1\r\nHost: x\r\nX-Request-Id: a\rb\r\n\r\n",
+        b"GET /api/workers HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n",
+        b"GET /api/workers?a=\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /api/workers HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"POST /api/workers HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"hello\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_refused_in_the_same_form(api: Api, request_bytes: bytes):
+    with socket.create_connection(("127.0.0.1", api.server.port), timeout=10) as connection:
+        connection.sendall(request_bytes)
+        answer = b""
+        while chunk := connection.recv(4096):
+            answer += chunk
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\nx-request-id: " in head.lower()
+    check_error(json.loads(body), 400)

@@ -703,7 +703,6 @@ def test_a_second_server_on_a_data_directory_is_told_who_has_it(place, holders):
     assert str(data_dir) in message
     assert f"process {first.process.pid}" in message
     assert "HANDINGER_DATA_DIR" in message
-    assert "HANDINGER_DATA_DIR" in message
     assert "HANDINGER_DATABASE_URL" in message
 
 

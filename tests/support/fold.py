@@ -55,7 +55,7 @@ class Fold:
         if kind == "finish-step":
             self._finish_step()
         elif kind.startswith(("text-", "reasoning-")):
-            self._add_text(*kind.split("-"), event)
+            self._add_text(kind, event)
         elif kind.startswith("tool-input-"):
             self._add_input(kind, event)
         elif kind.startswith("tool-output-"):
@@ -70,7 +70,8 @@ class Fold:
         self._in_step = False
         self._steps = len(self.parts)
 
-    def _add_text(self, kind: str, change: str, event: Event) -> None:
+    def _add_text(self, type: str, event: Event) -> None:
+        kind, _, change = type.partition("-")
         key = f"{kind} {event['id']}"
         if change == "start":
             assert key not in self._texts, f"{event} was told twice"

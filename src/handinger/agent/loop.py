@@ -412,8 +412,10 @@ class TurnRun:
 
     async def _tool_step(self, run: _Run, node: _Node) -> _Node:
         """Run the tools of a response, each journaled as it ends. Raises _ToolsCutOff."""
+        # Results that are known take no time; those of calls that were cut off must get through.
+        end = self._allowance.conclude_at if self._open_calls(node.model_response) else None
         try:
-            async with asyncio.timeout(self._seconds_until(self._allowance.conclude_at)):
+            async with asyncio.timeout(self._seconds_until(end)):
                 async with node.stream(run.ctx) as events:
                     async for event in events:
                         if isinstance(event, FunctionToolResultEvent):

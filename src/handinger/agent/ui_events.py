@@ -5,6 +5,7 @@ that a provider interleaves, say), the telling is withdrawn and the response tol
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -46,7 +47,7 @@ class Teller:
     def __init__(self, story: Story) -> None:
         self._story = story
         self._open: dict[int, Entry] = {}  # by the index of the response's part
-        self._parts: dict[int, Entry] = {}
+        self._parts: dict[int, Entry] = {}  # in the order in which they were begun
         self._call_ids: set[str] = {
             entry.data["toolCallId"] for entry in story.entries if entry.kind is Kind.TOOL_INPUT
         }
@@ -80,16 +81,22 @@ class Teller:
     def response(self, response: ModelResponse) -> None:
         """Close what was streamed of a response; tell what was not, or not so."""
         self._close_open()
-        whole = [(part, _part_text(part)) for part in response.parts]
-        expected = [text for part, text in whole if isinstance(part, ToolCallPart) or text]
-        told = [entry.text for _, entry in sorted(self._parts.items())]
+        expected = [
+            (kind, _tool_name(part), text)
+            for part in response.parts
+            for kind, text in [(_part_kind(part), _part_text(part))]
+            if kind is Kind.TOOL_INPUT or (kind and text)
+        ]
+        told = [
+            (entry.kind, entry.data.get("toolName"), entry.text) for entry in self._parts.values()
+        ]
         if told == expected:
             self._bind_calls(response)
             return
         if told:
             self.withdraw()
             self.begin_step(self._step)
-        for index, (part, _) in enumerate(whole):
+        for index, part in enumerate(response.parts):
             self._start_part(index, part)
             self._close_open()
         self._bind_calls(response)
@@ -160,22 +167,15 @@ class Teller:
         return told
 
     def _start_part(self, index: int, part: ModelResponsePart) -> bool:
-        data: Event | None = None
-        match part:
-            case TextPart():
-                kind = Kind.TEXT
-            case ThinkingPart():
-                kind = Kind.REASONING
-            case ToolCallPart():
-                kind = Kind.TOOL_INPUT
-                data = {
-                    "toolCallId": self._new_call_id(part.tool_call_id),
-                    "toolName": clean(part.tool_name),
-                }
-            case _:
-                return False  # What only the provider's own tools make; it is not ours to tell.
+        kind = _part_kind(part)
+        if kind is None:
+            return False
         text = _part_text(part)
-        if not text and kind is not Kind.TOOL_INPUT:
+        data: Event | None = None
+        if isinstance(part, ToolCallPart):
+            call_id = self._new_call_id(part.tool_call_id)
+            data = {"toolCallId": call_id, "toolName": _tool_name(part)}
+        elif not text:
             return False  # Begun when its first character comes.
         entry = self._story.tell(kind, text=text, data=data, closed=False)
         self._open[index] = self._parts[index] = entry
@@ -198,6 +198,22 @@ class Teller:
         for entry in self._open.values():
             entry.closed = True
         self._open.clear()
+
+
+def _part_kind(part: ModelResponsePart) -> Kind | None:
+    match part:
+        case TextPart():
+            return Kind.TEXT
+        case ThinkingPart():
+            return Kind.REASONING
+        case ToolCallPart():
+            return Kind.TOOL_INPUT
+        case _:
+            return None  # What only the provider's own tools make; it is not ours to tell.
+
+
+def _tool_name(part: ModelResponsePart) -> str | None:
+    return clean(part.tool_name) if isinstance(part, ToolCallPart) else None
 
 
 def _part_text(part: ModelResponsePart) -> str:
@@ -232,8 +248,10 @@ def plain(value: object) -> Any:
     """A tool's result as JSON values that can be stored."""
     if isinstance(value, str):
         return clean(value)
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int):
         return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
     if isinstance(value, dict):
         items = cast("dict[object, object]", value).items()
         return {clean(str(key)): plain(item) for key, item in items}

@@ -57,7 +57,10 @@ async def run_turn(
             "X-Handinger-Turn-Id": accepted.turn_id,
         }
         if _responds_async(request):
-            return await _at_once(reader, accepted, headers)
+            answer = await _at_once(reader, accepted, headers)
+            if not await request.is_disconnected():
+                services.deliveries.note(accepted.turn_id)
+            return answer
         if accepted.joined:
             await stack.aclose()
             joined = await _joined_story(reader, accepted)

@@ -7,6 +7,7 @@ from email.utils import format_datetime, parsedate_to_datetime
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response, StreamingResponse
 
 from handinger import files
@@ -15,6 +16,15 @@ from handinger.api.errors import error_response
 from handinger.api.models import Error
 from handinger.errors import NotFound
 from handinger.files import File, FileError
+
+
+class _FilePathConvertor(PathConvertor):
+    """A file's name may have line breaks in it, which the framework's own `path` does not take."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("file", _FilePathConvertor())
 
 router = APIRouter(prefix="/api/workers/{workerId}/files", tags=["files"])
 
@@ -25,7 +35,7 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 @router.get(
-    "/{filePath:path}",
+    "/{filePath:file}",
     operation_id="getWorkerFile",
     summary="Read a file",
     response_class=Response,
@@ -38,7 +48,7 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
         **{status: {"model": Error} for status in (401, 404, 422, 429)},
     },
 )
-@router.head("/{filePath:path}", include_in_schema=False)
+@router.head("/{filePath:file}", include_in_schema=False)
 async def get_file(
     request: Request,
     services: ServicesDep,

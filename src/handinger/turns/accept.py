@@ -129,11 +129,12 @@ async def lock_worker(sql: TenantStatements, worker_id: WorkerId) -> None:
     """Hold the worker's row until the transaction ends. Raises NotFound.
 
     Accepting, claiming and cancelling take this lock, so that a job which looks for the next turn
-    cannot miss one that is just being accepted.
+    cannot miss one that is just being accepted. It leaves the row's key alone: whoever journals a
+    step holds the turn already when the foreign keys of what it inserts look at the worker.
     """
     found = await sql.value(
         "SELECT 1 FROM workers WHERE organization_id = %(organization_id)s AND id = %(id)s"
-        " FOR UPDATE",
+        " FOR NO KEY UPDATE",
         id=worker_id,
     )
     if found is None:

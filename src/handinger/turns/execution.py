@@ -91,7 +91,7 @@ async def claim(
     """
     async with database.system().transaction() as sql:
         # See `accept.lock_worker`. The look must come after the lock, in a statement of its own.
-        await sql.run("SELECT 1 FROM workers WHERE id = %(id)s FOR UPDATE", id=worker_id)
+        await sql.run("SELECT 1 FROM workers WHERE id = %(id)s FOR NO KEY UPDATE", id=worker_id)
         row = await sql.first(
             _ClaimRow,
             "UPDATE turns SET status = 'running', attempt = attempt + 1, model = %(model)s,"
