@@ -48,10 +48,9 @@ ENDINGS = [
 
 
 def new_story() -> Story:
-    entries = execution.opening(
+    return execution.new_story(
         TURN, WORKER, input="Hello", source="api", created_at=datetime(2026, 1, 1, tzinfo=UTC)
     )
-    return Story(TURN, message_id(TURN), entries)
 
 
 def at_once(work: Coroutine[Any, Any, T]) -> T:

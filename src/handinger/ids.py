@@ -10,7 +10,6 @@ KeyId = NewType("KeyId", str)
 WorkerId = NewType("WorkerId", str)
 TaskId = NewType("TaskId", str)
 TurnId = NewType("TurnId", str)
-MessageId = NewType("MessageId", str)
 
 _TAIL = re.compile(r"[0-9a-f]{32}")
 

@@ -9,7 +9,15 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +86,9 @@ class LiveTurn:
 Refresh = Callable[[Story], Awaitable[None]]
 """Brings a story up to what the database has of it."""
 
+Moved = Callable[[Sequence[Story]], Awaitable[set[TurnId]]]
+"""Which of these turns the database knows more of."""
+
 
 @dataclass(slots=True)
 class _Asker:
@@ -91,10 +102,11 @@ class _Asker:
 class Hub:
     """Who tells and who follows, in this process."""
 
-    def __init__(self, database: Database, refresh: Refresh) -> None:
+    def __init__(self, database: Database, refresh: Refresh, moved: Moved) -> None:
         self.node = ids.new("node")
         self._database = database
         self._refresh = refresh
+        self._moved = moved
         self._turns: dict[TurnId, LiveTurn] = {}
         self._askers: dict[TurnId, dict[str, _Asker]] = {}
         self._cancel_callbacks: dict[TurnId, Callable[[], None]] = {}
@@ -136,10 +148,12 @@ class Hub:
         try:
             yield live
         finally:
-            live.executing = False
-            del self._cancel_callbacks[story.turn_id]
-            self.told(live)
-            self._forget_if_unused(live)
+            # A later attempt of this process may have taken over already.
+            if self._cancel_callbacks.get(story.turn_id) is on_cancel:
+                live.executing = False
+                del self._cancel_callbacks[story.turn_id]
+                self.told(live)
+                self._forget_if_unused(live)
 
     def told(self, live: LiveTurn) -> None:
         """Something was added to a story that is executed here."""
@@ -282,6 +296,19 @@ class Hub:
         finally:
             self._asking_again.discard(live)
 
+    async def _refresh_moved(self, followed: Sequence[LiveTurn]) -> None:
+        """One look at all of them: those that have not moved cost nothing more."""
+        if not followed:
+            return
+        try:
+            moved = await self._moved([live.story for live in followed])
+        except psycopg.Error as error:
+            logger.warning("Followed turns could not be looked at: %s", error)
+            return
+        for live in followed:
+            if live.story.turn_id in moved and not live.executing:
+                await self._refresh_and_wake(live)
+
     async def _keep_asking(self) -> None:
         asked_at = 0.0
         while True:
@@ -289,8 +316,7 @@ class Hub:
             followed = [
                 live for live in self._turns.values() if live.accepted and not live.executing
             ]
-            for live in followed:
-                await self._refresh_and_wake(live)
+            await self._refresh_moved(followed)
             self._drop_expired_askers()
             if time.monotonic() - asked_at < _ASK_INTERVAL_S:
                 continue

@@ -80,9 +80,14 @@ async def _serve(settings: Settings) -> None:
             lock = await asyncio.to_thread(ServeLock.acquire, settings.data_dir)
             stack.callback(lock.release)
         sock = stack.enter_context(_listening(settings))
+        settings = settings.model_copy(update={"port": sock.getsockname()[1]})
         database = await stack.enter_async_context(open_database(settings))
         await _ensure_keys(settings, database)
-        hub = Hub(database, functools.partial(reading.refresh, database))
+        hub = Hub(
+            database,
+            refresh=functools.partial(reading.refresh, database),
+            moved=functools.partial(reading.moved, database),
+        )
         stopping = asyncio.Event()
         runner = runners.Runner(
             database=database,

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -33,7 +35,7 @@ class BudgetLimits(BaseModel):
 
     model_calls: Annotated[int | None, Field(alias="modelCalls", ge=1)] = None
     usd: Annotated[float | None, Field(ge=0)] = None
-    seconds: Annotated[float | None, Field(gt=0)] = None
+    seconds: Annotated[float | None, Field(gt=0, le=366 * 86400)] = None
 
 
 DEFAULT_BUDGETS: Mapping[BudgetName, BudgetLimits] = {
@@ -81,7 +83,7 @@ class Settings(BaseSettings):
     model_timeout_s: Annotated[float, Field(gt=0)] = 600
     model_retries: Annotated[int, Field(ge=0)] = 5
     rate_limit: Annotated[RateLimit | None, NoDecode] = None
-    shutdown_grace_s: Annotated[float, Field(gt=0, le=18)] = 12
+    shutdown_grace_s: Annotated[float, Field(gt=0, le=12)] = 10
     timezone: str = "UTC"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -97,6 +99,24 @@ class Settings(BaseSettings):
         if not slash:
             raise ValueError("must be REQUESTS/SECONDS, for example 100/60")
         return {"requests": requests, "window_s": window_s}
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _readable_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        text = value.get_secret_value()
+        try:
+            if not text.startswith(("postgresql://", "postgres://")):
+                raise ValueError
+            conninfo_to_dict(text)
+        except (ValueError, ProgrammingError):
+            # Never with its cause, which repeats the URL and the password in it.
+            raise ValueError(
+                "must be postgresql://user:password@host:port/database; percent-encode what is "
+                "special in the password"
+            ) from None
+        return value
 
     @field_validator("timezone", mode="after")
     @classmethod
@@ -137,7 +157,9 @@ class Settings(BaseSettings):
         """Where callers reach this server, without a slash at the end."""
         if self.public_url:
             return self.public_url.rstrip("/")
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        # Nobody can call a wildcard address; whoever serves others sets HANDINGER_PUBLIC_URL.
+        host = "localhost" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.port}"
 
 
@@ -154,7 +176,8 @@ def load(**overrides: Any) -> Settings:
         path = [str(part) for part in first["loc"]]
         variable = "HANDINGER_" + path[0].upper() if path else "HANDINGER_*"
         inside = f" (at {'.'.join(path[1:])})" if len(path) > 1 else ""
-        raise ConfigurationError(f"{variable}{inside} is not valid: {first['msg']}.") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"{variable}{inside} is not valid: {reason}.") from None
     except ValueError as error:
         # pydantic-settings raises its own error for a variable that should hold JSON and does not.
         raise ConfigurationError(f"The configuration cannot be read: {error}.") from error

@@ -122,17 +122,30 @@ async def view(
 
     Raises NotFound.
     """
-    async with database.tenant(organization_id).statements() as sql:
-        row = await sql.first(
-            _WorkerRow,
-            _SELECT + " WHERE w.organization_id = %(organization_id)s AND w.id = %(worker_id)s",
-            worker_id=worker_id,
-            turn_id=turn_id,
-            with_messages=with_messages,
-        )
-        if row is None:
-            raise not_found(worker_id)
+    tenant = database.tenant(organization_id)
+    async with tenant.statements() as sql:
+        row = await _row(sql, worker_id, turn_id, with_messages=with_messages)
+        if not row.any_running:
+            return await _complete(sql, row)
+    # What the running turn has told must be of the same moment.
+    async with tenant.snapshot() as sql:
+        row = await _row(sql, worker_id, turn_id, with_messages=with_messages)
         return await _complete(sql, row)
+
+
+async def _row(
+    sql: TenantStatements, worker_id: WorkerId, turn_id: TurnId | None, *, with_messages: bool
+) -> _WorkerRow:
+    row = await sql.first(
+        _WorkerRow,
+        _SELECT + " WHERE w.organization_id = %(organization_id)s AND w.id = %(worker_id)s",
+        worker_id=worker_id,
+        turn_id=turn_id,
+        with_messages=with_messages,
+    )
+    if row is None:
+        raise not_found(worker_id)
+    return row
 
 
 async def page(
@@ -144,7 +157,7 @@ async def page(
     status: Status | None,
 ) -> list[WorkerView]:
     """Workers without their messages, newest first; `before` is the last id of the page before."""
-    async with database.tenant(organization_id).statements() as sql:
+    async with database.tenant(organization_id).snapshot() as sql:
         rows = await sql.all(
             _WorkerRow,
             _SELECT + " WHERE w.organization_id = %(organization_id)s"
@@ -233,9 +246,25 @@ async def _entries_of_running_turn(sql: TenantStatements, worker_id: WorkerId) -
 
 async def delete(
     database: Database, blobs: Blobs, organization_id: OrganizationId, worker_id: WorkerId
-) -> None:
-    """Remove the worker's rows, jobs and bytes. Its turns must have ended. Raises NotFound."""
+) -> bool:
+    """Remove the worker's rows, jobs and bytes; False if a turn of it has not ended.
+
+    Raises NotFound.
+    """
     async with database.tenant(organization_id).transaction() as sql:
+        # Locks out accepting and claiming; whoever journals a step is seen by the next look.
+        await sql.run(
+            "SELECT 1 FROM workers WHERE organization_id = %(organization_id)s AND id = %(id)s"
+            " FOR UPDATE",
+            id=worker_id,
+        )
+        unended = await sql.value(
+            "SELECT 1 FROM turns WHERE organization_id = %(organization_id)s"
+            " AND worker_id = %(id)s AND status <> 'completed' LIMIT 1",
+            id=worker_id,
+        )
+        if unended is not None:
+            return False
         # Every table of a worker's hangs on this row.
         deleted = await sql.run(
             "DELETE FROM workers WHERE organization_id = %(organization_id)s AND id = %(id)s",
@@ -245,6 +274,7 @@ async def delete(
             raise not_found(worker_id)
         await engine.drop_waiting(sql.connection, lock=worker_id)
     await blobs.delete_worker(worker_id)
+    return True
 
 
 def not_found(worker_id: str) -> NotFound:

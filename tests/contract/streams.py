@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import socket
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -59,7 +60,17 @@ class Stream:
         self.status = self._response.status
         self.headers = self._response.headers
         self._was_cut_off = False
-        self._reading: Future[None] = api.threads.submit(self._read)
+        self._reading: Future[None] = Future()
+        # A daemon, so that a stream which a failed test left open holds up nothing.
+        threading.Thread(target=self._read_to_end, daemon=True).start()
+
+    def _read_to_end(self) -> None:
+        try:
+            self._read()
+        except BaseException as error:
+            self._reading.set_exception(error)
+        else:
+            self._reading.set_result(None)
 
     def _read(self) -> None:
         block = b""

@@ -11,7 +11,7 @@ import pytest
 
 from tests.contract.conftest import Connect
 from tests.contract.wire import error_in
-from tests.contract.world import Api
+from tests.contract.world import Api, header
 
 UNKNOWN = "hdg_live_" + "x" * 43
 
@@ -43,7 +43,7 @@ def _get(api: Api, headers: dict[str, str]) -> httpx2.Response:
     ],
 )
 def test_a_key_that_is_missing_malformed_or_unknown_is_401(api: Api, authorization: str | None):
-    headers = {} if authorization is None else {"Authorization": authorization.encode()}
+    headers = {} if authorization is None else header("Authorization", authorization)
     answer = httpx2.get(f"{api.server.base_url}/api/workers", headers=headers)
     error = error_in(answer, 401, "unauthorized")
     assert answer.headers["www-authenticate"] == "Bearer"

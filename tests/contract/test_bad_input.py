@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.contract.wire import Json, error_in, turns_in, worker_in, workers_in
-from tests.contract.world import Api, Scripts
+from tests.contract.world import Api, Scripts, header
 from tests.support.model_server import Step
 
 JSON = {"Content-Type": "application/json"}
@@ -208,7 +208,7 @@ def test_a_body_of_another_type_is_415(victim: Victim, endpoint: str, content_ty
     answer = victim.api.client.post(
         _path(victim, endpoint),
         content=b'{"input": "x"}',
-        headers={"Content-Type": content_type.encode("latin-1")},
+        headers=header("Content-Type", content_type),
     )
     assert "application/json" in error_in(answer, 415, "unsupported_media_type")["error"]
 
@@ -352,6 +352,6 @@ def test_a_bad_idempotency_key_is_422(victim: Victim, endpoint: str, key: str):
     answer = victim.api.client.post(
         _path(victim, endpoint),
         json={"input": "x"},
-        headers={"Idempotency-Key": key.encode("latin-1").strip()},
+        headers=header("Idempotency-Key", key.strip()),
     )
     assert "Idempotency-Key" in error_in(answer, 422, "invalid_input")["error"]

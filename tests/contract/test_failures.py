@@ -1,6 +1,7 @@
 """What a turn tells when its model fails, and that the next one works (1.2)."""
 
 import pytest
+from pydantic import JsonValue
 
 from tests.contract.wire import check_message, worker_in
 from tests.contract.world import Api, Scripted, Scripts
@@ -101,7 +102,9 @@ def test_a_429_is_repeated_when_the_model_says_and_counted_once(api: Api, script
 
 
 def test_an_exhausted_quota_is_not_tried_again(api: Api, scripts: Scripts):
-    body = {"error": {"message": "You exceeded your quota.", "code": "insufficient_quota"}}
+    body: JsonValue = {
+        "error": {"message": "You exceeded your quota.", "code": "insufficient_quota"}
+    }
     instruction = scripts(Step(fail_always=HttpError(429, body=body)))
     assert worker_in(api.create(instruction))["error"]["code"] == "model_error"
     assert len(instruction.requests) == 1

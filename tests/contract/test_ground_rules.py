@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.contract.wire import Json, check_time, error_in, worker_in
-from tests.contract.world import Api, Scripts
+from tests.contract.world import Api, Scripts, header
 from tests.support.model_server import Step
 
 NOWHERE = "wrk_" + "0" * 32
@@ -84,7 +84,7 @@ def test_a_request_id_of_the_client_is_kept(api: Api):
     "given", ["", "a b", "a" * 129, 'x"y', "é", "a;b", "%0d%0aSet-Cookie: a=b"]
 )
 def test_a_request_id_that_could_do_harm_is_replaced(api: Api, given: str):
-    answer = api.client.get("/api/workers", headers={"X-Request-Id": given.encode()})
+    answer = api.client.get("/api/workers", headers=header("X-Request-Id", given))
     assert re.fullmatch(r"req_[0-9a-f]{32}", answer.headers["x-request-id"])
     assert "set-cookie" not in answer.headers
 
@@ -96,11 +96,11 @@ def test_ids_have_the_prefix_of_their_type_and_sort_by_age(api: Api, scripts: Sc
     assert all(re.fullmatch(r"wrk_[0-9a-z]+", worker_id) for worker_id in ids)
     assert ids == sorted(set(ids))
     for _ in range(3):
-        last = worker_in(api.go_on(ids[0], quick))
+        worker_in(api.go_on(ids[0], quick))
     turns = [turn["id"] for turn in api.turns(ids[0])]
     assert all(re.fullmatch(r"trn_[0-9a-z]+", turn_id) for turn_id in turns)
     assert turns == sorted(set(turns))
-    messages = [message["id"] for message in last["messages"]]
+    messages = [message["id"] for message in api.worker(ids[0])["messages"]]
     assert all(re.fullmatch(r"msg_[0-9a-z]+", message_id) for message_id in messages)
     assert messages == sorted(set(messages))
     assert len(messages) == 8

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.contract.wire import error_in, worker_in
-from tests.contract.world import Api, Scripts, chunks_of, wait_until
+from tests.contract.world import Api, Scripts, chunks_of, header, wait_until
 from tests.support.model_server import Step
 
 RETRY = {"X-Stainless-Retry-Count": "1"}
@@ -166,7 +166,7 @@ def test_a_request_that_was_refused_does_not_use_up_its_key(api: Api, scripts: S
 @pytest.mark.parametrize("value", ["x", "x" * 255, "é", "a b", '"quoted"', "%00"])
 def test_a_key_may_be_any_text_of_1_to_255_characters(api: Api, scripts: Scripts, value: str):
     instruction = scripts(Step(text="x"))
-    headers = {"Idempotency-Key": value.encode("latin-1")}
+    headers = header("Idempotency-Key", value)
     body = {"input": instruction.input}
     answers = [api.client.post("/api/workers", json=body, headers=headers) for _ in range(2)]
     assert _ids(answers[0]) == _ids(answers[1])

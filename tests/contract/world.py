@@ -165,6 +165,11 @@ def _text(input: str | Scripted) -> str:
     return input if isinstance(input, str) else input.input
 
 
+def header(name: str, value: str) -> dict[bytes, bytes]:
+    """A header whose value may be any that HTTP can carry."""
+    return {name.encode(): value.encode("latin-1")}
+
+
 def chunks_of(response: httpx2.Response) -> list[str]:
     """The events of a stream that was read to its end, as their JSON texts."""
     return [line[6:] for line in response.text.splitlines() if line.startswith("data: ")]

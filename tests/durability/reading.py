@@ -9,9 +9,8 @@ from typing import Any
 
 import httpx2
 
-from handinger.sdk.events import Event
-from handinger.sdk.fold import MessageFold
 from tests.durability.observing import wait_for
+from tests.support.fold import TERMINAL, Fold
 
 _RECONNECT_AFTER_S = 0.02
 
@@ -70,11 +69,11 @@ class Reader:
         """All events so far."""
         return list(self._lines.heard)
 
-    def wait_for_event(self, kind: str) -> Heard:
-        """Wait until an event of this type was heard."""
-        return wait_for(
-            lambda: next((one for one in self.heard if one.event["type"] == kind), None),
-            f"an event {kind}",
+    def wait_for_event(self, kind: str, *, number: int = 1) -> None:
+        """Wait until so many events of this type were heard."""
+        wait_for(
+            lambda: [one.event["type"] for one in self.heard].count(kind) >= number,
+            f"event {number} of type {kind}",
         )
 
     def wait_for_end_of(self, turn_id: str, *, timeout_s: float = 20) -> list[Heard]:
@@ -96,7 +95,7 @@ class Reader:
             heard
             for heard in self.heard
             if heard.place.startswith(turn_id)
-            and heard.event["type"] in ("finish", "abort", "error")
+            and heard.event["type"] in TERMINAL
         ]
 
     def _follow(self) -> None:
@@ -128,16 +127,10 @@ class Reader:
         return self._client.stream("GET", f"{self._worker_path}/stream", headers=headers)
 
 
-def told_parts(heard: list[Heard], message_id: str) -> list[dict[str, Any]]:
-    """What the events of one turn add up to, by the rules that clients follow."""
-    fold = MessageFold()
+def told(heard: list[Heard]) -> Fold:
+    """What the events of one turn add up to; a `data-message` is a message by itself."""
+    fold = Fold()
     for one in heard:
-        fold.add(Event(id=one.place, type=one.event["type"], data=one.event))
-    (message,) = [message for message in fold.messages if message.id == message_id]
-    return [part.to_dict() for part in message.parts]
-
-
-def stored_parts(worker: dict[str, Any], message_id: str) -> list[dict[str, Any]]:
-    """The parts of a stored message."""
-    (message,) = [message for message in worker["messages"] if message["id"] == message_id]
-    return message["parts"]
+        if one.event["type"] != "data-message":
+            fold.add(one.event)
+    return fold

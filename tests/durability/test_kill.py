@@ -10,7 +10,7 @@ import pytest
 
 from tests.durability.holding import Write, held
 from tests.durability.observing import Journal, Observer
-from tests.durability.reading import Heard, stored_parts, told_parts
+from tests.durability.reading import Heard, told
 from tests.durability.stand import (
     Stand,
     fresh_key,
@@ -20,7 +20,7 @@ from tests.durability.stand import (
     require_whole_conversation,
     sent_messages,
 )
-from tests.support.model_server import Step, ToolCall, Usage
+from tests.support.model_server import HangUpAfterChunks, Step, ToolCall, Usage
 
 INPUT = "[[script:report]] Write the draft and the notes, and publish the draft."
 ANSWER = "The draft and the notes are published."
@@ -133,7 +133,7 @@ def test_a_server_killed_at_a_commit_goes_on_from_there(stand: Stand, boundary: 
     check_answer(stand, retried.json())
     before.check(stand.observer, worker_id)
     check_bookkeeping(stand, worker_id, calls=boundary.calls, crashes=boundary.crashes)
-    check_story(retried.json(), turn_id, heard)
+    check_story(retried.json(), heard)
     check_next_turn(stand, worker_id)
 
 
@@ -171,8 +171,31 @@ def test_a_server_killed_in_a_model_call_repeats_that_call_only(
     before.check(stand.observer, worker_id)
     calls = [2 if number == call else 1 for number in range(3)]
     check_bookkeeping(stand, worker_id, calls=calls, crashes=1)
-    check_story(worker, turn_id, heard)
+    check_story(worker, heard)
     check_next_turn(stand, worker_id)
+
+
+def test_a_reader_who_was_cut_off_in_a_repeated_call_hears_each_word_once(stand: Stand) -> None:
+    words = ["One, ", "two, ", "three, ", "four, ", "five, ", "six, ", "seven."]
+    # Slowly, so that the reader hears what is withdrawn, and is cut off before the end.
+    step = Step(text=words, chunk_delay_s=0.15, attempts=[HangUpAfterChunks(1)])
+    stand.model.script("report", [step])
+    worker_id = stand.new_worker()
+    reader = stand.reader(worker_id, instruction=INPUT)
+    try:
+        reader.wait_for_event("data-retry")
+        reader.wait_for_event("text-delta", number=2)
+        stand.kill()
+        stand.start()
+        (turn_id,) = stand.observer.turns(worker_id)[1:]
+        heard = reader.wait_for_end_of(turn_id)
+    finally:
+        reader.stop()
+
+    story = told(heard)
+    assert story.parts == stand.get(worker_id).json()["messages"][-1]["parts"]
+    assert story.parts[-1]["text"] == "".join(words)
+    assert story.retries == 2
 
 
 @pytest.mark.parametrize("committed", [False, True], ids=["before", "after"])
@@ -251,18 +274,13 @@ def check_bookkeeping(
     assert [made[step] for step in range(3)] == list(calls)
 
 
-def check_story(worker: dict[str, Any], turn_id: str, heard: list[Heard]) -> None:
+def check_story(worker: dict[str, Any], heard: list[Heard]) -> None:
     """What the reader was told, cut or not, is the message that was stored."""
-    message_id = worker["messages"][-1]["id"]
-    assert told_parts(heard, message_id) == stored_parts(worker, message_id)
-    types = [one.event["type"] for one in heard]
-    assert types.count("start") == 1
-    assert types[-2:] == ["data-worker", "finish"]
-    assert types.count("finish") == 1
-    brought = heard[-2].event["data"]
-    assert brought["id"] == worker["id"]
-    assert brought["output_text"] == worker["output_text"]
-    assert all(one.place.startswith(turn_id) for one in heard)
+    story, stored = told(heard), worker["messages"][-1]
+    assert (story.id, story.parts) == (stored["id"], stored["parts"])
+    assert story.terminal == {"type": "finish"}
+    assert story.worker is not None
+    assert story.worker["output_text"] == worker["output_text"]
 
 
 def check_next_turn(stand: Stand, worker_id: str) -> None:

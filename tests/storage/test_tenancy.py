@@ -3,6 +3,7 @@
 import ast
 from collections import Counter
 from pathlib import Path
+from typing import LiteralString
 
 import pytest
 
@@ -116,7 +117,7 @@ async def database(data_dir: Path):
     ],
 )
 async def test_a_statement_without_the_organization_is_refused(
-    database: Database, way: str, sql: str
+    database: Database, way: str, sql: LiteralString
 ):
     tenant = database.tenant(OrganizationId("org_1"))
     async with getattr(tenant, way)() as statements:

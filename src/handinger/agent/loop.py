@@ -20,6 +20,8 @@ from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
     ModelResponse,
+    TextPart,
+    ThinkingPart,
     ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
@@ -33,7 +35,7 @@ from handinger.agent import model as models
 from handinger.agent import prompt
 from handinger.agent.conversation import Conversation, Conversations
 from handinger.agent.hooks import StepContext
-from handinger.agent.ui_events import Teller, plain
+from handinger.agent.ui_events import Teller, clean, plain
 from handinger.budgets import Spending
 from handinger.live import Hub, LiveTurn
 from handinger.settings import Settings
@@ -83,6 +85,10 @@ class _ToolsCutOff(Exception):
     """The time for tools is over; the turn concludes."""
 
 
+class _CallCutOff(Exception):
+    """The time for a model call that need not conclude is over; the turn concludes."""
+
+
 class _ModelFailed(Exception):
     """A model call failed; `cause` says how."""
 
@@ -105,7 +111,7 @@ class TurnRun:
             process.settings, turn.budget, started_at=turn.started_at
         )
         self._conversation = Conversation()
-        self._calling = False  # a model call is under way
+        self._unbooked = Spending()  # of a model call that the journal does not have yet
         self._failures = 0  # of the model, since its last answer
         self._commits: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
@@ -136,12 +142,18 @@ class TurnRun:
     async def carry_out(self, live: LiveTurn) -> None:
         """Bring the turn to its end, or to a safe point if the server stops. Raises Superseded."""
         self._live = live
-        await self._load()
-        ending = self._foregone_ending()
-        if ending is None:
-            ending = await self._work_until_stopped()
-        if ending is not None:
-            await self._close(ending)
+        try:
+            await self._load()
+            ending = self._foregone_ending()
+            if ending is None:
+                ending = await self._work_until_stopped()
+            if ending is not None:
+                await self._close(ending)
+        except asyncio.CancelledError:
+            # The grace of a shutdown is over in the middle of a step; that step is repeated later.
+            await self._settle_commits()
+            await self._journal.release()
+            raise
         if not self._story.ended:
             await self._journal.release()
             return
@@ -216,13 +228,10 @@ class TurnRun:
             if self._journal.cancel_requested:
                 return execution.CANCELLED
             return Ending(incomplete_reason="budget_exhausted")
-        except asyncio.CancelledError:
-            # The grace of a shutdown is over in the middle of a step; that step is repeated later.
-            await self._interrupt(work)
-            await asyncio.shield(self._journal.release())
-            raise
         finally:
             stopped.cancel()
+            if not work.done():
+                await self._interrupt(work)
 
     def _outcome(self, work: asyncio.Task[Ending | None]) -> Ending | None:
         try:
@@ -237,8 +246,9 @@ class TurnRun:
         await self._settle_commits()
 
     async def _settle_commits(self) -> None:
+        """Wait for commits whose caller was cancelled. Raises what one of them raised."""
         while self._commits:
-            await asyncio.gather(*self._commits, return_exceptions=True)
+            await self._commits.pop()
 
     def _seconds_until(self, moment: datetime | None) -> float | None:
         if moment is None:
@@ -249,11 +259,12 @@ class TurnRun:
         """Journal a step. A caller that is cancelled meanwhile does not tear the transaction."""
         commit = asyncio.create_task(self._commit(record, messages))
         self._commits.add(commit)
-        commit.add_done_callback(self._commits.discard)
         await asyncio.shield(commit)
+        self._commits.discard(commit)
 
     async def _commit(self, record: Record, messages: Sequence[ModelMessage]) -> None:
         await self._journal.write(record)
+        self._unbooked = Spending()
         self._conversation.messages.extend(messages)
         self._conversation.of_turn += len(messages)
         self._conversation.size += sum(len(payload) for payload in record.messages)
@@ -274,6 +285,9 @@ class TurnRun:
             except _ToolsCutOff:
                 await self._settle_commits()
                 await self._fail_open_tools(_CUT_OFF)
+            except _CallCutOff:
+                self._teller.withdraw()
+                await self._write(Record(spending=self._unbooked))
             except ai_errors.OutputTokenLimitExceeded:
                 return Ending(incomplete_reason="max_output_tokens")
             except _ModelFailed as error:
@@ -293,7 +307,8 @@ class TurnRun:
         asked_s = error.retry_after if isinstance(error, ai_errors.ModelAPIError) else None
         if asked_s is not None:
             delay_s = max(delay_s, min(asked_s, _MAX_RETRY_AFTER_S))
-        logger.warning("A model call failed and is repeated in %.1f s: %s", delay_s, error)
+        reason = models.explain(error)
+        logger.warning("A model call failed and is repeated in %.1f s: %s", delay_s, reason)
         self._teller.withdraw()
         self._tell()
         await asyncio.sleep(delay_s)
@@ -342,28 +357,42 @@ class TurnRun:
         response = messages[-1]
         assert isinstance(response, ModelResponse)
         self._failures = 0
-        make_call_ids_unique(response)
+        self._unbooked = models.spending(response)
+        make_storable(response)
         self._teller.response(response)
         ending = self._ending_with(response)
         await self._store_response(messages, response, ending)
         return next_node, ending is not None
 
     async def _call_model(self, run: _Run, node: _Node) -> _Node:
-        """Call the model; with streaming only if somebody reads along. Raises _ModelFailed."""
-        self._calling = True
+        """Call the model; with streaming only if somebody reads along.
+
+        Raises _ModelFailed, and _CallCutOff when only time for the concluding call is left.
+        """
+        end = None if self._context.concluding else self._allowance.conclude_at
+        # What a call that is cut off used the provider does not say; it was made all the same.
+        self._unbooked = Spending(steps=1)
+        timeout = asyncio.timeout(self._seconds_until(end))
         try:
-            if self._process.hub.has_readers(self._live):
-                self._tell()
-                async with node.stream(run.ctx) as events:
-                    async for event in events:
-                        if self._teller.stream_event(event):
-                            self._tell()
-            return await run.next(node)
+            async with timeout:
+                return await self._call_until_answered(run, node)
         except psycopg.Error:
             raise
         except Exception as error:
+            if timeout.expired():
+                raise _CallCutOff from error
+            self._unbooked = Spending()
             # Providers' clients raise errors of their own for what breaks in mid-stream.
             raise _ModelFailed(error) from error
+
+    async def _call_until_answered(self, run: _Run, node: _Node) -> _Node:
+        if self._process.hub.has_readers(self._live):
+            self._tell()
+            async with node.stream(run.ctx) as events:
+                async for event in events:
+                    if self._teller.stream_event(event):
+                        self._tell()
+        return await run.next(node)
 
     async def _store_response(
         self, messages: Sequence[ModelMessage], response: ModelResponse, ending: Ending | None
@@ -374,7 +403,6 @@ class TurnRun:
             self._teller.finish_step()
         elif ending is not None:
             closing.append(self._refuse_calls(calls))
-        self._calling = False
         messages = [*messages, *closing]
         await self._write(
             Record(
@@ -383,7 +411,7 @@ class TurnRun:
                     ToolRecord(self._context.step, call.tool_call_id, call.tool_name, None)
                     for call in calls
                 ],
-                spending=models.spending(response),
+                spending=self._unbooked,
                 ending=ending,
             ),
             messages,
@@ -478,9 +506,11 @@ class TurnRun:
 
     # Ending
 
-    async def fail(self, live: LiveTurn) -> None:
+    async def fail(self) -> None:
         """End a turn that this server cannot carry out, for a reason that only its log knows."""
-        self._live = live
+        self._commits.clear()
+        # What is told and not stored may be what cannot be stored.
+        self._teller.withdraw()
         await self._close(
             Ending(
                 error_code="internal_error",
@@ -513,20 +543,28 @@ class TurnRun:
             Record(
                 messages=[conversations.dump(message) for message in messages],
                 finished_tools=finished,
-                # A call that was cut off was made; what it used the provider did not say.
-                spending=Spending(steps=1) if self._calling else Spending(),
+                spending=self._unbooked,
                 ending=ending,
             ),
             messages,
         )
 
 
-def make_call_ids_unique(response: ModelResponse) -> None:
-    """Some models give several calls of one response the same id; results are matched by it."""
+def make_storable(response: ModelResponse) -> None:
+    """Clean what the database cannot hold, and give every call an id of its own.
+
+    Some models give several calls of one response the same id; results are matched by it.
+    """
     seen: set[str] = set()
     for part in response.parts:
+        if isinstance(part, TextPart | ThinkingPart):
+            part.content = clean(part.content)
         if not isinstance(part, ToolCallPart):
             continue
+        part.tool_name = clean(part.tool_name)  # pyright: ignore[reportAttributeAccessIssue] # Fixed only for the library's own tools.
+        part.tool_call_id = clean(part.tool_call_id)
+        if isinstance(part.args, str):
+            part.args = clean(part.args)
         call_id, number = part.tool_call_id, 2
         while part.tool_call_id in seen:
             part.tool_call_id = f"{call_id}-{number}"

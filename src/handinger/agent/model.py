@@ -17,6 +17,7 @@ from handinger.settings import Settings
 
 DEMO = "demo"
 _MAX_EXPLANATION = 600
+_MAX_COUNT = 10**12  # of tokens or nano-dollars in one call
 
 
 def build(settings: Settings) -> Model:
@@ -57,11 +58,11 @@ def is_transient(error: BaseException) -> bool:
 
 def explain(error: BaseException) -> str:
     """One sentence for the person whose turn failed; never a provider's key."""
-    text = " ".join((str(error) or type(error).__name__).split())[:_MAX_EXPLANATION]
+    text = " ".join((str(error) or type(error).__name__).split())
     for variable, value in os.environ.items():
         if variable.endswith(("_KEY", "_TOKEN", "_SECRET")) and len(value) >= 8:
             text = text.replace(value, "***")
-    return f"The model failed: {text}"
+    return f"The model failed: {text[:_MAX_EXPLANATION]}"
 
 
 def spending(response: ModelResponse) -> Spending:
@@ -69,13 +70,18 @@ def spending(response: ModelResponse) -> Spending:
     usage = response.usage
     return Spending(
         steps=1,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        reasoning_tokens=usage.details.get("reasoning_tokens", 0),
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
+        input_tokens=_plausible(usage.input_tokens),
+        output_tokens=_plausible(usage.output_tokens),
+        reasoning_tokens=_plausible(usage.details.get("reasoning_tokens", 0)),
+        cache_read_tokens=_plausible(usage.cache_read_tokens),
+        cache_write_tokens=_plausible(usage.cache_write_tokens),
         model_cost_nano=0 if _is_local(response.provider_url) else _nano(usage.cost),
     )
+
+
+def _plausible(count: int) -> int:
+    """What a provider reports may be absurd; sums must neither go down nor overflow."""
+    return min(max(count, 0), _MAX_COUNT)
 
 
 def _nano(cost_usd: Decimal | float | None) -> int:
@@ -83,7 +89,7 @@ def _nano(cost_usd: Decimal | float | None) -> int:
     if cost_usd is None:
         return 0
     nano = (Decimal(str(cost_usd)) * 1_000_000_000).to_integral_value(rounding=ROUND_HALF_UP)
-    return int(nano)
+    return _plausible(int(nano))
 
 
 def _is_local(url: str | None) -> bool:

@@ -2,24 +2,23 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.models import Model
 
-from handinger import story as stories
 from handinger.agent import model as models
 from handinger.agent.conversation import Conversations
 from handinger.agent.hooks import Hooks, StepContext
 from handinger.agent.loop import TurnRun
 from handinger.agent.tools import workspace
 from handinger.errors import Superseded
-from handinger.ids import WorkerId
+from handinger.ids import TurnId, WorkerId
 from handinger.live import Hub
 from handinger.settings import Settings
 from handinger.storage.blobs import Blobs
 from handinger.storage.database import Database, is_connection_error
-from handinger.story import Story, Take
+from handinger.story import Take
 from handinger.turns import execution, reading
 from handinger.turns.execution import ClaimedTurn
 
@@ -41,43 +40,62 @@ class Runner:
     agent: Agent[StepContext, str]
     stopping: asyncio.Event
     conversations: Conversations
+    # Turns that the database's absence took from this process.
+    lost: set[TurnId] = field(default_factory=set[TurnId])
 
     async def drain(self, lock: str) -> None:
         """Carry out a worker's turns, oldest first, until none is left or the server stops."""
         while not self.stopping.is_set():
             turn = await execution.claim(
-                self.database, WorkerId(lock), node=self.hub.node, model=self.settings.model_id
+                self.database,
+                WorkerId(lock),
+                node=self.hub.node,
+                model=self.settings.model_id,
+                forgiven=self.lost,
             )
             if turn is None:
                 return
+            self.lost.discard(turn.id)
             if not await self._execute(turn):
                 return
 
     async def _execute(self, turn: ClaimedTurn) -> bool:
         """Carry out one turn; whether more may wait. One accepted after its end has its own job."""
-        entries = execution.opening(
+        try:
+            return await self._attempt(turn)
+        except Superseded as error:
+            # Whoever took it over drains the worker; claiming it back would go on without end.
+            logger.warning("%s", error)
+            return False
+        except Exception as error:
+            if is_connection_error(error):
+                self.lost.add(turn.id)
+            raise  # The job is tried again, and goes on from the journal.
+
+    async def _attempt(self, turn: ClaimedTurn) -> bool:
+        story = execution.new_story(
             turn.id,
             turn.worker_id,
             input=turn.input,
             source=turn.source,
             created_at=turn.created_at,
         )
-        story = Story(turn.id, stories.message_id(turn.id), entries)
         if turn.attempt > 1:
-            for row in await reading.load_entries(self.database, turn.id, first=len(entries)):
+            first = len(story.entries)
+            for row in await reading.load_entries(self.database, turn.id, first=first):
                 story.store(row.number, row.entry())
         story.begin(Take(turn.attempt, 0))
         run = TurnRun(self, turn, story)
         with self.hub.executing(story, on_cancel=run.cancel) as live:
             try:
                 await run.carry_out(live)
-            except Superseded as error:
-                logger.warning("%s", error)
+            except Superseded:
+                raise
             except Exception as error:
                 if is_connection_error(error):
-                    raise  # The job is tried again, and goes on from the journal.
+                    raise
                 logger.exception("Turn %s failed", turn.id)
-                await run.fail(live)
+                await run.fail()
         return run.others_wait
 
 

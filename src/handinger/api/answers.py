@@ -9,11 +9,11 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from handinger import story, workers
+from handinger import workers
 from handinger.api import sse
 from handinger.api.deps import Services
 from handinger.api.errors import request_error_response
-from handinger.errors import Unavailable
+from handinger.errors import NotFound, Unavailable
 from handinger.ids import OrganizationId
 from handinger.live import LiveTurn
 from handinger.story import Story
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 # From here on a blocking answer begins with white space, so that nothing between takes it for dead.
 _KEEP_ALIVE_AFTER_S = 20.0
 _KEEP_ALIVE_INTERVAL_S = 10.0
+_PIECE_BYTES = 64 * 1024
 
 SHUTTING_DOWN = "The server is shutting down; send this again and it goes on where it was."
 
@@ -73,14 +74,13 @@ async def run_turn(
 
 def _new_story(turn: NewTurn) -> Story:
     """It begins before the turn is accepted, so that nobody can miss a word."""
-    entries = execution.opening(
+    return execution.new_story(
         turn.id,
         turn.worker_id,
         input=turn.instruction.input,
         source=turn.instruction.source,
         created_at=turn.created_at,
     )
-    return Story(turn.id, story.message_id(turn.id), entries)
 
 
 def _responds_async(request: Request) -> bool:
@@ -105,14 +105,13 @@ async def _joined_story(reader: sse.Reader, accepted: Accepted) -> Story:
     turn = await reading.view(
         reader.services.database, reader.organization_id, accepted.worker_id, accepted.turn_id
     )
-    entries = execution.opening(
+    return execution.new_story(
         turn.id,
         turn.worker_id,
         input=turn.input,
         source=turn.source,
         created_at=turn.created_at,
     )
-    return Story(turn.id, story.message_id(turn.id), entries)
 
 
 async def _turn_events(
@@ -153,11 +152,10 @@ class BlockingAnswer(Response):
                 if not await self._wait_for_end(gone, send):
                     await self._give_up(gone, scope, receive, send)
                     return
-                await self._finish(send)
+                if await self._finish(gone, send):
+                    self._reader.services.deliveries.note(self._live.story.turn_id)
             finally:
                 gone.cancel()
-            if not (gone.done() and not gone.cancelled()):
-                self._reader.services.deliveries.note(self._live.story.turn_id)
 
     async def _wait_for_end(self, gone: "asyncio.Future[None]", send: Send) -> bool:
         draining = self._reader.services.draining
@@ -194,19 +192,44 @@ class BlockingAnswer(Response):
                 }
             )
 
-    async def _finish(self, send: Send) -> None:
-        view = await workers.view(
+    async def _finish(self, gone: "asyncio.Future[None]", send: Send) -> bool:
+        """Send the worker; whether it went out in full.
+
+        In pieces, each sent when the connection has taken most of those before it, so that a client
+        that hangs up in the middle is noticed.
+        """
+        body = await self._body()
+        if not self._begun:
+            self.headers["content-length"] = str(len(body))
+        await self._begin(send)
+        for start in range(0, len(body), _PIECE_BYTES):
+            if gone.done():
+                return False
+            piece = body[start : start + _PIECE_BYTES]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        if gone.done():
+            return False
+        await send({"type": "http.response.body", "body": b""})
+        return True
+
+    async def _body(self) -> bytes:
+        try:
+            view = await self._view()
+        except NotFound as error:
+            if not self._begun:
+                raise
+            # Deleted while its answer was awaited; the status is told already.
+            return workers.dump({"error": error.message, "code": error.code}).encode()
+        return workers.wire(view, self._reader.services.settings).encode()
+
+    async def _view(self) -> workers.WorkerView:
+        return await workers.view(
             self._reader.services.database,
             self._reader.organization_id,
             self._reader.worker_id,
             turn_id=self._live.story.turn_id,
             with_messages=self._reader.with_messages,
         )
-        body = workers.wire(view, self._reader.services.settings).encode()
-        if not self._begun:
-            self.headers["content-length"] = str(len(body))
-        await self._begin(send)
-        await send({"type": "http.response.body", "body": body})
 
     async def _give_up(
         self, gone: "asyncio.Future[None]", scope: Scope, receive: Receive, send: Send

@@ -14,12 +14,14 @@ router = APIRouter(tags=["health"])
 _TIMEOUT_S = 5.0
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", operation_id="health", summary="Is it alive?", response_model=Health)
 async def health() -> Health:
     """It answers, so it serves."""
     return Health(status="ok", problems={})
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     operation_id="ready",

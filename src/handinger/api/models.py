@@ -15,7 +15,7 @@ Input = Annotated[
     str,
     Field(
         description="The instruction; 1 to 100,000 characters after trimming.",
-        examples=["Write a haiku about durable queues to haiku.md."],
+        examples=["What is 12.5% of 240? Write the result to result.txt."],
     ),
 ]
 Budget = Annotated[

@@ -14,6 +14,7 @@ from starlette.responses import StreamingResponse
 
 from handinger import workers
 from handinger.api.deps import Services
+from handinger.errors import NotFound
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.live import LiveTurn
 from handinger.story import Kind, Place, Story, Take, Told
@@ -82,7 +83,8 @@ class Reader:
         lines: list[str] = []
         for place, event in told:
             if story.entries[place.number].kind is Kind.WORKER and event["type"] == "data-worker":
-                lines.append(await self.worker_event(place, story.turn_id))
+                with contextlib.suppress(NotFound):  # Deleted; only the terminal event is left.
+                    lines.append(await self.worker_event(place, story.turn_id))
             else:
                 lines.append(f"id: {place}\ndata: {workers.dump(event)}\n\n")
         return "".join(lines).encode()

@@ -38,6 +38,7 @@ router = APIRouter(prefix="/api/workers", tags=["workers"])
 Messages = Annotated[
     bool, Query(description="False leaves the conversation out, for long ones.", alias="messages")
 ]
+StreamQuery = Annotated[bool, Query(description="As `stream` in the body.", alias="stream")]
 LastEventId = Annotated[
     str | None, Header(description="Go on after this event.", alias="Last-Event-ID")
 ]
@@ -65,7 +66,11 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     openapi_extra=body_of("WorkerCreate"),
 )
 async def create_worker(
-    request: Request, services: ServicesDep, caller: CallerDep, messages: Messages = True
+    request: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    messages: Messages = True,
+    stream: StreamQuery = False,
 ) -> Response:
     """Answers when the turn ends, or streams it. The turn goes on if the client hangs up."""
     body, sent = await read_json(request, WorkerCreate)
@@ -81,7 +86,7 @@ async def create_worker(
         services,
         caller.organization_id,
         turn=turn,
-        stream=body.stream,
+        stream=stream or body.stream,
         with_messages=messages,
         accepting=lambda: accept.create_worker(
             services.database,
@@ -165,6 +170,7 @@ async def continue_worker(
     caller: CallerDep,
     worker_id: WorkerIdDep,
     messages: Messages = True,
+    stream: StreamQuery = False,
 ) -> Response:
     """Turns of one worker run one at a time; this one's answer comes when it has ended."""
     body, sent = await read_json(request, WorkerContinue)
@@ -176,7 +182,7 @@ async def continue_worker(
         services,
         caller.organization_id,
         turn=turn,
-        stream=body.stream,
+        stream=stream or body.stream,
         with_messages=messages,
         accepting=lambda: accept.continue_worker(
             services.database,
@@ -262,8 +268,12 @@ async def delete_worker(
     services: ServicesDep, caller: CallerDep, worker_id: WorkerIdDep
 ) -> Deleted:
     """Stops its turns, then removes its rows, files and jobs for good."""
-    await stop_turns(services, caller.organization_id, worker_id)
-    await workers.delete(services.database, services.blobs, caller.organization_id, worker_id)
+    deleted = False
+    while not deleted:  # Somebody may give it another instruction meanwhile.
+        await stop_turns(services, caller.organization_id, worker_id)
+        deleted = await workers.delete(
+            services.database, services.blobs, caller.organization_id, worker_id
+        )
     return Deleted(deleted=True)
 
 

@@ -15,8 +15,8 @@ import psycopg
 from procrastinate import App, PsycopgConnector, exceptions
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
-from procrastinate.worker import Worker
 
+from handinger.engine.worker import JobWorker
 from handinger.storage.database import Connection, Database, is_connection_error
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,9 @@ _POLL_INTERVAL_S = 0.5
 _HEARTBEAT_INTERVAL_S = 2.0
 _STALLED_AFTER_S = 9.0
 _RESCUE_INTERVAL_S = 2.0
+_RESTART_DELAY_S = 0.3
+# So long may aborted jobs take to give their work back.
+_ABORT_GRACE_S = 3.0
 _RETRY_DELAYS_S = (0.5, 2, 10, 30, 60)
 
 # Only used to defer with a connection that the caller brings, so it is never opened.
@@ -76,7 +79,11 @@ async def enqueue(
         task_kwargs={"lock": lock, "failures": failures},
         scheduled_at=at,
     )
-    await _jobs.defer_job_async(waiting, connection=connection)
+    try:
+        await _jobs.defer_job_async(waiting, connection=connection)
+    except exceptions.ConnectorException as error:
+        # The caller's transaction failed; it knows the driver's errors, not the queue's.
+        raise error.__cause__ or error from error
 
 
 async def drop_waiting(connection: Connection, *, lock: str) -> None:
@@ -86,26 +93,20 @@ async def drop_waiting(connection: Connection, *, lock: str) -> None:
     )
 
 
-class _Bell(asyncio.Event):
-    """An event that keeps a ring which came while its listener was busy looking.
-
-    The worker looks for jobs, then clears its event. A notice that arrives while the look is under
-    way would be cleared with it, and the job would wait for the next poll.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._rang = False
-
-    def set(self) -> None:
-        self._rang = True
-        super().set()
-
-    def clear(self) -> None:
-        if self._rang:
-            self._rang = False
-        else:
-            super().clear()
+def _new_worker(app: App, concurrency: int) -> JobWorker:
+    worker = JobWorker(
+        app,
+        name="handinger",
+        concurrency=concurrency,
+        fetch_job_polling_interval=_POLL_INTERVAL_S,
+        abort_job_polling_interval=60,
+        delete_jobs="always",
+        install_signal_handlers=False,
+        update_heartbeat_interval=_HEARTBEAT_INTERVAL_S,
+        stalled_worker_timeout=60,
+    )
+    worker.prepare()
+    return worker
 
 
 @dataclass(slots=True)
@@ -118,8 +119,8 @@ class Engine:
     # Called with each rescue round, for work whose job is gone altogether.
     sweep: Callable[[], Awaitable[None]]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _worker: Worker | None = None
-    _retired: set[Worker] = field(default_factory=set[Worker])
+    _worker: JobWorker | None = None  # takes jobs
+    _workers: set[JobWorker] = field(default_factory=set[JobWorker])  # runs jobs
 
     @contextlib.asynccontextmanager
     async def running(self, *, grace_s: float, rescue_all: bool) -> AsyncGenerator["Engine"]:
@@ -186,70 +187,59 @@ class Engine:
             await enqueue(sql.connection, name, lock=lock, at=at, failures=failures)
 
     async def _keep_working(self, app: App, grace_s: float) -> None:
-        """One worker at a time. One that a database error stopped is replaced at once.
+        """One worker takes jobs at a time. One that the database failed is replaced at once.
 
-        The stopped one stays until its running jobs have ended, which may take hours.
+        The failed one stays until its running jobs have ended, which may take hours.
         """
         runs: set[asyncio.Task[None]] = set()
         while not self.stopping.is_set():
-            worker = self._worker = self._new_worker(app)
+            worker = self._worker = _new_worker(app, self.concurrency)
+            self._workers.add(worker)
             run = asyncio.create_task(self._run_worker(worker), name="engine worker")
             runs.add(run)
             run.add_done_callback(runs.discard)
-            stopped = asyncio.create_task(worker._stop_event.wait())  # pyright: ignore[reportPrivateUsage] # It has no public sign of having stopped itself.
+            stopped = asyncio.create_task(worker.stopped.wait())
             await asyncio.wait({run, stopped}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
             if not self.stopping.is_set():
-                await asyncio.sleep(0.3)
-        for worker in [*self._retired, *([self._worker] if self._worker else [])]:
-            worker.shutdown_graceful_timeout = grace_s
+                await asyncio.sleep(_RESTART_DELAY_S)
         if runs:
             await asyncio.wait(runs, timeout=grace_s)
-        for run in list(runs):
+        for worker in self._workers:
+            worker.grace_over.set()
+        if runs:
+            await asyncio.wait(runs, timeout=_ABORT_GRACE_S)
+        for run in runs:
             run.cancel()
-        await asyncio.gather(*runs, return_exceptions=True)
 
-    async def _run_worker(self, worker: Worker) -> None:
-        self._retired.add(worker)
+    async def _run_worker(self, worker: JobWorker) -> None:
         try:
             await worker.run()
         except (psycopg.Error, exceptions.ConnectorException) as error:
             logger.warning("The job worker stopped and is started again: %s", error)
         finally:
-            self._retired.discard(worker)
-
-    def _new_worker(self, app: App) -> Worker:
-        worker = Worker(
-            app,
-            name="handinger",
-            concurrency=self.concurrency,
-            fetch_job_polling_interval=_POLL_INTERVAL_S,
-            abort_job_polling_interval=60,
-            delete_jobs="always",
-            install_signal_handlers=False,
-            update_heartbeat_interval=_HEARTBEAT_INTERVAL_S,
-            stalled_worker_timeout=60,
-        )
-        worker._new_job_event = _Bell()  # pyright: ignore[reportPrivateUsage] # See _Bell.
-        return worker
+            self._workers.discard(worker)
 
     async def _keep_rescuing(self, app: App) -> None:
         while True:
             try:
-                await self._rescue(app, stalled_after_s=_STALLED_AFTER_S)
-                for worker in self._retired - {self._worker}:
+                # First our own signs of life: after a database outage they are as old as a dead
+                # process's, and a worker that ends its last jobs sends none itself.
+                for worker in list(self._workers):
                     if worker.worker_id is not None:
                         await app.job_manager.update_heartbeat(worker.worker_id)
+                await self._rescue(app, stalled_after_s=_STALLED_AFTER_S)
                 await self.sweep()
             except Exception as error:
-                if not is_connection_error(error) and not isinstance(
-                    error, exceptions.ConnectorException
-                ):
+                if not is_connection_error(error):
                     logger.exception("A rescue round failed")
             await asyncio.sleep(_RESCUE_INTERVAL_S)
 
     async def _rescue(self, app: App, *, stalled_after_s: float) -> None:
+        own = {worker.worker_id for worker in self._workers}
         for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=stalled_after_s):
+            if job.worker_id in own:
+                continue
             async with self.database.system().transaction() as sql:
                 # Two rescuers may see the same job; the row decides.
                 still = await sql.value(

@@ -73,7 +73,9 @@ def open_blobs(settings: Settings) -> Blobs:
     url = settings.storage_url
     if url is None:
         folder: Path = settings.data_dir.resolve() / "blobs"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Parents get the process's own mode, which would leave the data directory open.
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True, mode=0o700)
         # A deleted worker leaves no empty folder with its name behind.
         return Blobs(LocalStore(folder, automatic_cleanup=True))
     try:

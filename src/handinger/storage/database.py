@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
+from procrastinate.exceptions import ConnectorException
 from psycopg import AsyncConnection, conninfo
 from psycopg.abc import Params
 from psycopg.rows import class_row
@@ -248,6 +249,11 @@ async def _supervise(postgres: EmbeddedPostgres, on_restart: Callable[[], None] 
                 on_restart()
 
 
-def is_connection_error(error: BaseException) -> bool:
-    """Whether the connection is to blame, so that the same work may succeed on another one."""
-    return isinstance(error, psycopg.OperationalError | PoolTimeout)
+def is_connection_error(error: BaseException | None) -> bool:
+    """Whether the connection is to blame, so that the same work may succeed on another one.
+
+    The queue's library wraps the driver's errors.
+    """
+    if isinstance(error, ConnectorException):
+        return is_connection_error(error.__cause__)
+    return isinstance(error, psycopg.OperationalError)

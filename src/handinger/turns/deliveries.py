@@ -9,8 +9,10 @@ import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
+import psycopg
+
 from handinger.ids import TurnId
-from handinger.storage.database import Database, is_connection_error
+from handinger.storage.database import Database
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +64,7 @@ class Deliveries:
                     " WHERE turn_id = ANY(%(turn_ids)s) AND delivered_at IS NULL",
                     turn_ids=turn_ids,
                 )
-        except Exception as error:
-            if not is_connection_error(error):
-                raise
+        except psycopg.Error as error:
             logger.warning("Deliveries could not be noted and are noted later: %s", error)
             self._wanted.set()
             return

@@ -4,7 +4,7 @@ Every write of an execution names the attempt that it belongs to. When another p
 the turn since, nothing is written and Superseded is raised.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -83,11 +83,12 @@ class Record:
 
 
 async def claim(
-    database: Database, worker_id: WorkerId, *, node: str, model: str
+    database: Database, worker_id: WorkerId, *, node: str, model: str, forgiven: Collection[TurnId]
 ) -> ClaimedTurn | None:
     """The worker's oldest turn that has not ended, now this process's; None if there is none.
 
-    A turn that another process neither ended nor released has seen that process die.
+    An attempt that neither ended nor released its turn has crashed, unless it is `forgiven`: this
+    process lost it to the database's absence, and could not release it.
     """
     async with database.system().transaction() as sql:
         # See `accept.lock_worker`. The look must come after the lock, in a statement of its own.
@@ -96,7 +97,7 @@ async def claim(
             _ClaimRow,
             "UPDATE turns SET status = 'running', attempt = attempt + 1, model = %(model)s,"
             " crashes = crashes + (status = 'running' AND NOT released"
-            " AND node IS DISTINCT FROM %(node)s)::int,"
+            " AND id <> ALL(%(forgiven)s))::int,"
             " released = false, node = %(node)s,"
             " started_at = coalesce(started_at, %(now)s)"
             " WHERE id = (SELECT id FROM turns WHERE worker_id = %(worker_id)s"
@@ -109,6 +110,7 @@ async def claim(
             worker_id=worker_id,
             node=node,
             model=model,
+            forgiven=list(forgiven),
             now=datetime.now(UTC),
         )
     return row.turn() if row else None
@@ -458,17 +460,18 @@ def _terminal_event(ending: Ending) -> Event:
     return {"type": "finish"}
 
 
-def opening(
+def new_story(
     turn_id: TurnId, worker_id: WorkerId, *, input: str, source: str, created_at: datetime
-) -> list[Entry]:
-    """The two entries that every story begins with; they are implied by the accepted turn."""
+) -> Story:
+    """A story with the two entries that every one begins with; the accepted turn implies them."""
     metadata: dict[str, Any] = workers.message_metadata(worker_id, turn_id, source, created_at)
     message = workers.user_message(turn_id, input, metadata)
     start = {
         "messageId": story.message_id(turn_id),
         "messageMetadata": {"workerId": worker_id, "turnId": turn_id},
     }
-    return [
+    entries = [
         Entry(story.Kind.USER, story.BEFORE_ANY_TAKE, data=message),
         Entry(story.Kind.START, story.BEFORE_ANY_TAKE, data=start),
     ]
+    return Story(turn_id, story.message_id(turn_id), entries)

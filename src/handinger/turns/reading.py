@@ -141,14 +141,13 @@ class Telling:
 
     def story(self) -> Story:
         """Its story as far as the turn alone implies it."""
-        entries = execution.opening(
+        return execution.new_story(
             self.id,
             self.worker_id,
             input=self.input,
             source=self.source,
             created_at=self.created_at,
         )
-        return Story(self.id, story.message_id(self.id), entries)
 
 
 async def tellings(
@@ -215,6 +214,38 @@ async def refresh(database: Database, told: Story) -> None:
         execution.tell_ending(told, _ending(progress))
     elif progress.attempt > told.take.attempt:
         told.begin(Take(progress.attempt, 0))
+
+
+async def moved(database: Database, stories: Sequence[Story]) -> set[TurnId]:
+    """Which of these turns have ended, are gone, were claimed anew, or have more entries stored."""
+    async with database.system().statements() as sql:
+        rows = await sql.all(
+            _Position,
+            "SELECT id, attempt, status = 'completed' AS ended,"
+            " (SELECT count(*) FROM entries WHERE turn_id = turns.id) AS entry_count"
+            " FROM turns WHERE id = ANY(%(ids)s)",
+            ids=[told.turn_id for told in stories],
+        )
+    known = {row.id: row for row in rows}
+    return {told.turn_id for told in stories if _has_moved(told, known.get(told.turn_id))}
+
+
+@dataclass(frozen=True, slots=True)
+class _Position:
+    id: TurnId
+    attempt: int
+    ended: bool
+    entry_count: int
+
+
+def _has_moved(told: Story, position: _Position | None) -> bool:
+    if told.ended:
+        return False
+    if position is None or position.ended:
+        return True
+    opening = sum(entry.kind in (story.Kind.USER, story.Kind.START) for entry in told.entries)
+    stored = opening + position.entry_count
+    return position.attempt > told.take.attempt or stored > told.committed
 
 
 def _ending(progress: _Progress) -> Ending:

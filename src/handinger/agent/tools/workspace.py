@@ -83,10 +83,13 @@ def _keep(ctx: RunContext[ToolContext], change: Change) -> None:
 
 
 def tools() -> list[Tool[ToolContext]]:
-    """All of them may run again: the same call leaves the same files."""
+    """All of them may run again: the same call leaves the same files.
+
+    One at a time, though: each looks at files that the one before it may have written.
+    """
     return [
-        Tool(write_file, metadata=IDEMPOTENT),
-        Tool(read_file, metadata=IDEMPOTENT),
-        Tool(list_files, metadata=IDEMPOTENT),
-        Tool(publish_file, metadata=IDEMPOTENT),
+        Tool(write_file, metadata=IDEMPOTENT, sequential=True),
+        Tool(read_file, metadata=IDEMPOTENT, sequential=True),
+        Tool(list_files, metadata=IDEMPOTENT, sequential=True),
+        Tool(publish_file, metadata=IDEMPOTENT, sequential=True),
     ]
