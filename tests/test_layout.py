@@ -37,6 +37,7 @@ SYSTEM_USES = {
     "turns/housekeeping.py forget_old_requests",
     "turns/housekeeping.py requeue_orphans",
     "turns/reading.py load_entries",  # of a turn that its caller may read
+    "turns/reading.py moved",
     "turns/reading.py refresh",
 }
 

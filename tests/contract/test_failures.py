@@ -87,6 +87,21 @@ def test_a_failure_that_passes_is_not_seen(api: Api, scripts: Scripts):
     assert worker["usage"]["inputTokens"] == 7
 
 
+def test_a_failure_after_a_tool_repeats_the_call_and_not_the_tool(api: Api, scripts: Scripts):
+    write = ToolCall("write_file", {"path": "a.txt", "content": "x"})
+    instruction = scripts(
+        Step(text="Writing.", tool_calls=[write, ToolCall("list_files", {})]),
+        Step(text="at last", attempts=[HttpError(500), HangUp()]),
+    )
+    worker = worker_in(api.create(instruction))
+    assert (worker["output_text"], worker["error"]) == ("Writing.\n\nat last", None)
+    told = [part["type"] for part in worker["messages"][1]["parts"]]
+    assert (told.count("tool-write_file"), told.count("tool-list_files")) == (1, 1)
+    # Each repetition is sent what the first call was.
+    first, *repeated = instruction.requests[1:]
+    assert [request.messages for request in repeated] == [first.messages] * 2
+
+
 def test_a_429_is_repeated_when_the_model_says_and_counted_once(api: Api, scripts: Scripts):
     usage = Usage(prompt_tokens=100, completion_tokens=20)
     limited = HttpError(429, headers={"Retry-After": "2"})
@@ -172,3 +187,19 @@ def test_a_tools_failure_is_told_to_the_model_and_never_ends_the_turn(
     sent = instruction.requests[1].messages
     assert sent[-1]["role"] in ("tool", "user")
     assert sent[-1]["content"]
+
+
+@pytest.mark.parametrize("failure", [HttpError(503), HangUp(), HttpError(429)])
+def test_a_repeated_call_does_not_repeat_the_tools_before_it(
+    api: Api, scripts: Scripts, failure: Failure
+):
+    calls = [ToolCall("write_file", {"path": name, "content": "x"}) for name in ("a", "b")]
+    instruction = scripts(Step(tool_calls=calls), Step(text="done", attempts=[failure]))
+    worker = worker_in(api.create(instruction))
+    assert (worker["output_text"], worker["error"]) == ("done", None)
+    assert worker["usage"]["steps"] == 2
+    answer = worker["messages"][-1]
+    kinds = [part["type"] for part in answer["parts"]]
+    assert kinds.count("tool-write_file") == kinds.count("file") == 2
+    for request in instruction.requests[1:]:
+        assert [message["role"] for message in request.messages].count("tool") == 2

@@ -117,7 +117,7 @@ def test_too_many_requests_of_a_key_are_429_and_say_when_to_come_back(
 def test_a_server_that_shuts_down_answers_503_and_finishes_what_runs(
     new_server: StartServer, connect: Connect, scripts: Scripts
 ):
-    server = new_server("stopping", {"HANDINGER_SHUTDOWN_GRACE_S": "15"})
+    server = new_server("stopping", {"HANDINGER_SHUTDOWN_GRACE_S": "12"})
     api = connect(server, server.key)
     idle_id = worker_in(api.create(scripts(Step(text="x"))))["id"]
     holding, late = scripts.held("finished"), scripts(Step(text="late"))

@@ -175,6 +175,9 @@ class TurnRun:
                 self._context.interrupted.add(key)
             else:
                 self._context.results[key] = _parse_result(tool.result)
+
+    def _stand_at_last_response(self) -> None:
+        """Tools are known by the step of the response that called them, also after later calls."""
         self._context.step = self._responses_made()
         last = self._last_response()
         if last is not None:
@@ -316,6 +319,7 @@ class TurnRun:
 
     async def _run_agent(self) -> Ending | None:
         """One run of the agent, from what the journal holds to the end of the turn."""
+        self._stand_at_last_response()
         begun = self._conversation.of_turn > 0
         async with self._process.agent.iter(
             None if begun else self._turn.input,
@@ -520,9 +524,9 @@ class TurnRun:
 
     async def _close(self, ending: Ending) -> None:
         """End the turn with a clean transcript: no open call, and the text so far kept."""
-        last = self._last_response()
-        self._context.step = self._responses_made()
         kept, in_step = self._teller.keep_partial()
+        self._stand_at_last_response()
+        last = self._last_response()
         if in_step:
             self._teller.finish_step()
         reason = _CANCELLED if ending is execution.CANCELLED else _NOT_RUN
