@@ -17,7 +17,7 @@ def run(stage: Stage) -> Part:
     pace = f"{CHUNK_DELAY_S * 1000:g} ms apart"
     part = Part("streaming", f"CPU of one streamed turn of {CHUNKS} chunks, {pace}")
     text = stage.script_text("stream", chunks=CHUNKS, chunk_delay_s=CHUNK_DELAY_S)
-    count = stage.count(5, quick=3)
+    count = stage.count(5, quick=2)
     asked = {"prompt": stages.prompt("stream"), "expected": text}
     server_ms, postgres_ms, agent_ms, parse_ms = (list[float]() for _ in range(4))
     everything = stage.serving.turns("streamed_turns", count=1, **asked)

@@ -173,7 +173,9 @@ class Telling(RuleBasedStateMachine):
         # Another process, which mirrors the story.
         self.mirror = LiveTurn(new_story())
         self.hub = Hub(
-            self.stored.database, lambda story: reading.refresh(self.stored.database, story)
+            self.stored.database,
+            refresh=lambda story: reading.refresh(self.stored.database, story),
+            moved=lambda stories: reading.moved(self.stored.database, stories),
         )
         self.hub._turns[TURN] = self.mirror
         self.asker = _Asker(0.0)

@@ -240,9 +240,10 @@ def test_a_retry_joins_the_request_that_was_hung_up(
 def test_a_retry_joins_only_the_very_same_request(api: Api, other: Api, scripts: Scripts):
     instruction = scripts.held()
     worker_id = worker_in(api.create(scripts(Step(text="x"))))["id"]
-    hung_up = api.start(instruction)["id"]
+    _hang_up_on(api, "/api/workers", {"input": instruction.input}, headers={})
     instruction.wait_for(1)
     instruction.open()
+    hung_up = api.client.get("/api/workers?limit=1").json()["workers"][0]["id"]
     answers = [
         _post(api, "/api/workers", RETRY, input=instruction.input + " "),  # trimmed, but not equal
         _post(api, "/api/workers", RETRY, input=instruction.input, budget="low"),
@@ -251,6 +252,9 @@ def test_a_retry_joins_only_the_very_same_request(api: Api, other: Api, scripts:
     ]
     assert hung_up not in {worker_in(answer)["id"] for answer in answers}
     assert len({_ids(answer) for answer in answers}) == 4
+    # The same one does.
+    again = _post(api, "/api/workers", RETRY, input=instruction.input)
+    assert worker_in(again)["id"] == hung_up
 
 
 @pytest.mark.parametrize("count", ["0", "", "-1", "x"])

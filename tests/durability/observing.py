@@ -53,6 +53,11 @@ class Observer:
         self._blobs = blobs
         self._connection = psycopg.connect(url, autocommit=True)
 
+    def reconnect(self) -> None:
+        """After PostgreSQL was restarted."""
+        self._connection.close()
+        self._connection = psycopg.connect(self.url, autocommit=True)
+
     def close(self) -> None:
         """Give the connection back."""
         self._connection.close()

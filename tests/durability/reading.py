@@ -94,17 +94,14 @@ class Reader:
         return [
             heard
             for heard in self.heard
-            if heard.place.startswith(turn_id)
-            and heard.event["type"] in TERMINAL
+            if heard.place.startswith(turn_id) and heard.event["type"] in TERMINAL
         ]
 
     def _follow(self) -> None:
         while not self._stopped.is_set():
             self.connections += 1
-            try:
+            with contextlib.suppress(httpx2.HTTPError):  # Cut off, or nobody is there.
                 self._read_once()
-            except httpx2.HTTPError:
-                pass  # Cut off, or nobody is there; the next try goes on.
             self._stopped.wait(_RECONNECT_AFTER_S)
         self._client.close()
 
@@ -114,7 +111,6 @@ class Reader:
                 self._lines.add(line)
                 if self._stopped.is_set():
                     return
-
 
     def _request(self) -> contextlib.AbstractContextManager[httpx2.Response]:
         instruction, self._instruction = self._instruction, None

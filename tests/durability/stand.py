@@ -40,6 +40,12 @@ class Stand:
         self.server.kill()
         self.is_up = False
 
+    def terminate(self) -> int:
+        """SIGTERM, and wait for the exit; its status."""
+        status = self.server.terminate()
+        self.is_up = False
+        return status
+
     def start(self) -> None:
         """Start it again where it was."""
         start(self.server)

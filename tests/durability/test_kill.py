@@ -250,9 +250,7 @@ def check_answer(stand: Stand, worker: dict[str, Any]) -> None:
         assert stand.get(f"{worker['id']}/files/{path}").text == content
 
 
-def check_bookkeeping(
-    stand: Stand, worker_id: str, *, calls: Sequence[int], crashes: int
-) -> None:
+def check_bookkeeping(stand: Stand, worker_id: str, *, calls: Sequence[int], crashes: int) -> None:
     """Each response was paid once, each tool ran once, and each model call that was needed."""
     observer = stand.observer
     turn_id = observer.turns(worker_id)[1]

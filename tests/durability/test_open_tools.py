@@ -1,6 +1,7 @@
 """A tool that was started and not finished when its process died: run again, or "unknown"."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -169,7 +170,7 @@ async def begin(
             database=database,
             blobs=open_blobs(configured),
             settings=configured,
-            hub=Hub(database, refresh),
+            hub=Hub(database, refresh, functools.partial(reading.moved, database)),
             agent=agent,
             stopping=asyncio.Event(),
             conversations=Conversations(),
@@ -178,9 +179,7 @@ async def begin(
     return Turn(database, turn.worker_id, process(), process())
 
 
-async def hang_then_take_over(
-    turn: Turn, depot: Depot, *, stored: int = 0
-) -> asyncio.Task[None]:
+async def hang_then_take_over(turn: Turn, depot: Depot, *, stored: int = 0) -> asyncio.Task[None]:
     """The first process stays in the held tool for good, as far as the second one can tell.
 
     So many other results were stored by then.
@@ -188,7 +187,7 @@ async def hang_then_take_over(
     hanging = asyncio.create_task(turn.first.drain(turn.worker_id))
     async with asyncio.timeout(WAIT_S):
         await depot.started.wait()
-        while await turn.stored_results() < stored:
+        while await turn.stored_results() < stored:  # noqa: ASYNC110 # The database rings no bell.
             await asyncio.sleep(0.01)
         await turn.second.drain(turn.worker_id)
     return hanging

@@ -45,7 +45,9 @@ class Pair:
         storage = folder / "blobs"
         storage.mkdir()
         environment = {"HANDINGER_STORAGE_URL": storage.as_uri()}
-        self.a = self._server(folder / "a", None, {**environment, "HANDINGER_MAX_CONCURRENT_TURNS": "1"})
+        self.a = self._server(
+            folder / "a", None, {**environment, "HANDINGER_MAX_CONCURRENT_TURNS": "1"}
+        )
         self.b = self._server(folder / "b", self.a.key, environment)
         self.observer = Observer(self._postgres.url, storage)
         self.a_is_up = False

@@ -1,4 +1,4 @@
-"""A real Handinger server process for tests: started, killed, restarted, on its own data directory."""
+"""A real Handinger server process for tests: started, killed, restarted, on its own data."""
 
 import os
 import secrets
