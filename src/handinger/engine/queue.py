@@ -169,7 +169,11 @@ class Engine:
                 # The grace of a shutdown is over. The work goes on at the next start.
                 await asyncio.shield(self._requeue(name, lock, failures=failures))
                 raise
-            except Exception:
+            except Exception as error:
+                if is_connection_error(error):
+                    logger.warning("The job %s of %s lost the database: %s", name, lock, error)
+                    await self._requeue(name, lock, failures=failures)
+                    return
                 logger.exception("The job %s of %s failed and will be tried again", name, lock)
                 await self._requeue(name, lock, failures=failures + 1)
             else:
@@ -183,8 +187,17 @@ class Engine:
         if failures:
             delay_s = _RETRY_DELAYS_S[min(failures, len(_RETRY_DELAYS_S)) - 1]
             at = datetime.now(UTC) + timedelta(seconds=delay_s)
-        async with self.database.system().transaction() as sql:
-            await enqueue(sql.connection, name, lock=lock, at=at, failures=failures)
+        while True:
+            try:
+                async with self.database.system().transaction() as sql:
+                    await enqueue(sql.connection, name, lock=lock, at=at, failures=failures)
+            except Exception as error:
+                # While the database is away there is nothing better to do than to wait for it.
+                if not is_connection_error(error) or self.stopping.is_set():
+                    raise
+                await asyncio.sleep(_RESTART_DELAY_S)
+            else:
+                return
 
     async def _keep_working(self, app: App, grace_s: float) -> None:
         """One worker takes jobs at a time. One that the database failed is replaced at once.

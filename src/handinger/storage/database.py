@@ -35,6 +35,7 @@ Connection = AsyncConnection[Any]
 # A connection that rested longer than this is asked whether it still lives before it is used.
 _TRUST_IDLE_CONNECTION_S = 2.0
 _SUPERVISE_INTERVAL_S = 1.0
+_CONNECTION_TIMEOUT_S = 10.0
 
 
 class Statements:
@@ -204,6 +205,9 @@ async def open_database(
             configure=_configure,
             min_size=2,
             max_size=16,
+            timeout=_CONNECTION_TIMEOUT_S,
+            # The pause between attempts doubles. Given up early, the next statement tries anew.
+            reconnect_timeout=3,
             open=False,
             check=_check_rested,
             reset=_note_use,

@@ -8,7 +8,7 @@ from handinger.storage.database import Database
 from handinger.turns.accept import RUN_WORKER
 
 # In rounds of the engine's rescue, one every two seconds.
-_REQUEUE_EVERY = 10
+_REQUEUE_EVERY = 2
 _FORGET_EVERY = 1800
 
 
