@@ -119,7 +119,7 @@ def get(server: HandingerServer, path: str) -> httpx2.Response:
 
 def accept(server: HandingerServer, path: str, input: str, **body: object) -> httpx2.Response:
     """Send an instruction, and be answered as soon as it is accepted."""
-    return post(server, path, input, headers={"Prefer": "respond-async"}, **body)
+    return post(server, path, input, key=None, headers={"Prefer": "respond-async"}, **body)
 
 
 def in_background(
