@@ -36,8 +36,18 @@ HEADERS = {
 def response(events: AsyncGenerator[bytes], headers: dict[str, str]) -> StreamingResponse:
     """The HTTP answer that carries these events."""
     return StreamingResponse(
-        events, headers={**HEADERS, **headers}, media_type="text/event-stream; charset=utf-8"
+        _until_deleted(events),
+        headers={**HEADERS, **headers},
+        media_type="text/event-stream; charset=utf-8",
     )
+
+
+async def _until_deleted(events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """A worker that was deleted while somebody reads has nothing more to tell."""
+    async with contextlib.aclosing(events):
+        with contextlib.suppress(NotFound):
+            async for chunk in events:
+                yield chunk
 
 
 @dataclass(frozen=True, slots=True)
