@@ -38,7 +38,7 @@ _DATA_CHARACTERS = 400
 _RELAY_INTERVAL_S = 0.04
 _ASK_INTERVAL_S = 5.0
 _ASK_EXPIRES_S = 15.0
-_ASK_AGAIN_INTERVAL_S = 0.2
+_ASK_AGAIN_INTERVAL_S = 0.1
 # A notice can be lost when a connection breaks; followed stories are re-read this often anyway.
 _REFRESH_INTERVAL_S = 2.0
 
@@ -113,7 +113,8 @@ class Hub:
         self._dirty: set[TurnId] = set()
         self._relay_wanted = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
-        self._asking_again: set[LiveTurn] = set()
+        # Turns of which something is missing here, and whether that was noticed once more.
+        self._asking_again: dict[LiveTurn, bool] = {}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -283,18 +284,25 @@ class Hub:
 
     def _ask_again_soon(self, live: LiveTurn) -> None:
         """What was told comes after something that is stored, but was not read here yet."""
-        if live not in self._asking_again:
-            self._asking_again.add(live)
+        if live in self._asking_again:
+            self._asking_again[live] = True
+        else:
+            self._asking_again[live] = False
             self._in_background(self._ask_again(live))
 
     async def _ask_again(self, live: LiveTurn) -> None:
         try:
-            await self._ask_anew(live)
-            await asyncio.sleep(_ASK_AGAIN_INTERVAL_S)
+            missing = True
+            while missing:
+                self._asking_again[live] = False
+                await self._ask_anew(live)
+                await asyncio.sleep(_ASK_AGAIN_INTERVAL_S)
+                # More may have been stored before the answer came, which has a gap again then.
+                missing = self._asking_again[live]
         except psycopg.Error as error:
             logger.warning("Another process could not be asked: %s", error)
         finally:
-            self._asking_again.discard(live)
+            del self._asking_again[live]
 
     async def _refresh_moved(self, followed: Sequence[LiveTurn]) -> None:
         """One look at all of them: those that have not moved cost nothing more."""

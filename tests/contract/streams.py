@@ -142,6 +142,11 @@ class Stream:
         self._reading.result(timeout_s)
         return self
 
+    def read_what_came(self) -> "Stream":
+        """Wait until the server is gone, however it went."""
+        self._was_cut_off = True
+        return self.read()
+
     @property
     def has_ended(self) -> bool:
         return self._reading.done()
