@@ -40,6 +40,7 @@ class Bare:
 
     url: str = ""
     agent: Agent[None, str] = field(init=False)
+    history: list[ModelMessage] = field(default_factory=list[ModelMessage])
 
     async def connect(self, url: str) -> None:
         """Remember where the model is, and build the agent."""
@@ -55,14 +56,16 @@ class Bare:
 
         return [await _timed(run, expected) for _ in range(count)]
 
-    async def agent_conversation(self, prompt: str, expected: str, count: int) -> list[Turn]:
-        """`agent.run`, so many times, each with all that was said before."""
-        history: list[ModelMessage] = []
+    async def agent_conversation(
+        self, prompt: str, expected: str, count: int, anew: bool
+    ) -> list[Turn]:
+        """`agent.run`, so many times, each with all that was said before, unless `anew`."""
+        if anew:
+            self.history = []
 
         async def run() -> str:
-            nonlocal history
-            result = await self.agent.run(prompt, message_history=history)
-            history = result.all_messages()
+            result = await self.agent.run(prompt, message_history=self.history)
+            self.history = result.all_messages()
             return result.output
 
         return [await _timed(run, expected) for _ in range(count)]

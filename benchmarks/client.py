@@ -14,11 +14,20 @@ TEXT_DELTA = b'"type":"text-delta"'
 
 
 @dataclass(slots=True)
+class Conversation:
+    """Where its next turn is sent, and how many it has had."""
+
+    path: str = "/api/workers"
+    turns: int = 0
+
+
+@dataclass(slots=True)
 class Client:
     """What `benchmarks.stage` calls by name, once it has said where the server is."""
 
     url: str = ""
     headers: dict[str, str] = field(default_factory=dict[str, str])
+    conversations: dict[bool, Conversation] = field(default_factory=dict[bool, Conversation])
     reading: list[asyncio.Task[bytes]] = field(default_factory=list[asyncio.Task[bytes]])
 
     async def connect(self, url: str, key: str) -> None:
@@ -49,20 +58,24 @@ class Client:
         return turns
 
     async def conversation(
-        self, prompt: str, expected: str, count: int, messages: bool
+        self, prompt: str, expected: str, count: int, messages: bool, anew: bool
     ) -> list[Turn]:
-        """So many turns of one worker."""
+        """So many turns of one worker: of a new one, or the next ones of the latest such."""
+        if anew:
+            self.conversations[messages] = Conversation()
+        conversation = self.conversations[messages]
         connection = await Connection.open(self.url)
         query = "" if messages else "?messages=false"
         turns: list[Turn] = []
-        path = "/api/workers"
-        for number in range(1, count + 1):
+        for _ in range(count):
+            path = conversation.path + query
             sent_at = time.monotonic()
-            answer = await connection.post(path + query, {"input": prompt}, headers=self.headers)
+            answer = await connection.post(path, {"input": prompt}, headers=self.headers)
             ended_at = time.monotonic()
             worker = json.loads(answer)
-            path = f"/api/workers/{worker['id']}"
-            told = 2 * number if messages else 0
+            conversation.path = f"/api/workers/{worker['id']}"
+            conversation.turns += 1
+            told = 2 * conversation.turns if messages else 0
             is_right = worker["output_text"] == expected and len(worker["messages"]) == told
             turns.append(Turn(sent_at, ended_at, is_right))
         await connection.close()

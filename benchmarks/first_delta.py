@@ -19,7 +19,7 @@ def run(stage: Stage) -> Part:
         stage.serving.turns("streamed_turns", count=2, **asked)
         stage.bare_turns("agent_streams", count=2, **asked)
         for _ in range(stage.rounds):
-            count = stage.count(20, quick=10)
+            count = stage.count(6, quick=3)
             ours += stage.serving.turns("streamed_turns", count=count, **asked)
             agent += stage.bare_turns("agent_streams", count=count, **asked)
             model += stage.bare_turns("first_deltas", count=count, **asked)

@@ -22,7 +22,7 @@ def run(stage: Stage) -> Part:
     stage.bare_turns("agent_turns", **warm)
     ours, agents, posts = (list[Turn]() for _ in range(3))
     for _ in range(stage.rounds):
-        asked = {"expected": text, "count": stage.count(100, quick=50)}
+        asked = {"expected": text, "count": stage.count(30, quick=15)}
         ours += stage.serving.turns("turns", prompt=stages.prompt("turn"), **asked)
         agents += stage.bare_turns("agent_turns", prompt=stages.prompt("agent"), **asked)
         posts += stage.bare_turns("posts", prompt=stages.prompt("post"), **asked)

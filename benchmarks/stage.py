@@ -108,7 +108,7 @@ class Stage:
     @property
     def rounds(self) -> int:
         """How often to come back to each thing in turn, so that noise meets all alike."""
-        return self.count(3, quick=1)
+        return self.count(10, quick=3)
 
     @functools.cached_property
     def model(self) -> ModelServer:

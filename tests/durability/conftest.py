@@ -8,7 +8,7 @@ from tests.durability.stand import Stand
 from tests.support.model_server import ModelServer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def running_model() -> Iterator[ModelServer]:
     with ModelServer() as model:
         yield model
@@ -20,7 +20,7 @@ def model(running_model: ModelServer) -> ModelServer:
     return running_model
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def running_stand(
     running_model: ModelServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stand]:

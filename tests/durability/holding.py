@@ -10,7 +10,7 @@ from psycopg import sql
 
 from tests.durability.observing import wait_for
 
-_KEY = 7001  # Below 2**32, so that pg_locks shows it as `objid`.
+HOLD_KEY = 7001  # Below 2**32, so that pg_locks shows it as `objid`.
 
 _MAKE = """
 CREATE SEQUENCE held_writes;
@@ -53,7 +53,7 @@ class Hold:
     def release(self) -> None:
         """Let it go on."""
         if self._holding:
-            self._connection.execute("SELECT pg_advisory_unlock(%s)", [_KEY])
+            self._connection.execute("SELECT pg_advisory_unlock(%s)", [HOLD_KEY])
             self._holding = False
 
     def release_of_dead(self, backend: int) -> None:
@@ -64,7 +64,7 @@ class Hold:
     def _backend(self) -> int | None:
         row = self._connection.execute(
             "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted",
-            [_KEY],
+            [HOLD_KEY],
         ).fetchone()
         return row[0] if row else None
 
@@ -79,7 +79,7 @@ class Hold:
 def held(url: str, write: Write) -> Generator[Hold]:
     """Hold the first process that comes to this write, until it is released or the block ends."""
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("SELECT pg_advisory_lock(%s)", [_KEY])
+        connection.execute("SELECT pg_advisory_lock(%s)", [HOLD_KEY])
         connection.execute(_MAKE)
         connection.execute(
             sql.SQL(
@@ -90,7 +90,7 @@ def held(url: str, write: Write) -> Generator[Hold]:
                 table=sql.Identifier(write.table),
                 when=sql.SQL("DEFERRABLE INITIALLY DEFERRED" if write.committed else ""),
                 number=sql.Literal(write.number),
-                key=sql.Literal(_KEY),
+                key=sql.Literal(HOLD_KEY),
             )
         )
         hold = Hold(connection)

@@ -1,15 +1,32 @@
 """A turn that takes its process down with it every time is given up, and the next one works."""
 
+from pathlib import Path
+
+import pytest
+
 from tests.durability.stand import Stand, accept, post
-from tests.support.model_server import Step
-
-ATTEMPTS = 5
+from tests.support.model_server import ModelServer, Step
 
 
-def test_a_turn_whose_process_dies_five_times_ends_with_an_error(stand: Stand) -> None:
+def test_a_turn_that_kills_its_process_as_often_as_it_may_ends_with_an_error(
+    model: ModelServer, tmp_path: Path
+) -> None:
+    stand = Stand(tmp_path, model, {"HANDINGER_MAX_ATTEMPTS": "2"})
+    try:
+        kill_and_give_up(stand, attempts=2)
+    finally:
+        stand.close()
+
+
+@pytest.mark.slow
+def test_by_default_it_may_five_times(stand: Stand) -> None:
+    kill_and_give_up(stand, attempts=5)
+
+
+def kill_and_give_up(stand: Stand, *, attempts: int) -> None:
     stand.model.script("deadly", [Step(text="Never told.", gate="never")])
     worker_id = accept(stand.server, "", "[[script:deadly]] Go.").json()["id"]
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, attempts + 1):
         stand.model.wait_for_requests("deadly", attempt)
         assert stand.get(worker_id).json()["status"] == "running"
         stand.kill()
@@ -19,8 +36,8 @@ def test_a_turn_whose_process_dies_five_times_ends_with_an_error(stand: Stand) -
     worker = stand.get(worker_id).json()
     assert (worker["status"], worker["output_text"]) == ("completed", "")
     assert worker["error"]["code"] == "internal_error"
-    assert f"died {ATTEMPTS} times" in worker["error"]["message"]
-    assert len(stand.model.requests("deadly")) == ATTEMPTS
+    assert f"died {attempts} times" in worker["error"]["message"]
+    assert len(stand.model.requests("deadly")) == attempts
 
     stand.model.script("next", [Step(text="Still here.")])
     following = post(stand.server, f"/{worker_id}", "[[script:next]] And now?").json()

@@ -1,5 +1,6 @@
 """kill -9 at every boundary of a turn: nothing accepted is lost, nothing finished happens twice."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from tests.durability.stand import (
 )
 from tests.support.model_server import HangUpAfterChunks, Step, ToolCall, Usage
 
+# A server that starts on its own database need not wait until the dead one's heartbeat is old.
+GOES_ON_WITHIN_S = 6.0
 INPUT = "[[script:report]] Write the draft and the notes, and publish the draft."
 ANSWER = "The draft and the notes are published."
 DRAFT, NOTES = "# Draft\n\nFirst words.", "Remember the milk."
@@ -68,6 +71,8 @@ class Boundary:
     # Whether the first process had claimed the turn, and had not ended it.
     crashes: int = 0
     answered: bool = False
+    # Much like another one, so that the default run can do without it.
+    slow: bool = False
 
 
 def _turn(number: int, *, committed: bool) -> Write:
@@ -79,72 +84,108 @@ def _turn(number: int, *, committed: bool) -> Write:
 BOUNDARIES = [
     Boundary("before the accept commits", Write("turns", "INSERT")),
     Boundary("after the accept committed", Write("turns", "INSERT", committed=True)),
-    Boundary("before the job is taken", Write("procrastinate_jobs", "UPDATE")),
-    Boundary("after the job was taken", Write("procrastinate_jobs", "UPDATE", committed=True)),
-    Boundary("before the claim commits", _turn(1, committed=False)),
+    Boundary("before the job is taken", Write("procrastinate_jobs", "UPDATE"), slow=True),
+    Boundary(
+        "after the job was taken", Write("procrastinate_jobs", "UPDATE", committed=True), slow=True
+    ),
+    Boundary("before the claim commits", _turn(1, committed=False), slow=True),
     Boundary("claimed, not begun", _turn(1, committed=True), crashes=1),
     Boundary("before response 1 commits", _turn(2, committed=False), (2, 1, 1), crashes=1),
     Boundary("after response 1 committed", _turn(2, committed=True), crashes=1),
     Boundary("tool 1 ended, before its commit", _turn(3, committed=False), crashes=1),
     Boundary("after tool 1 committed", _turn(3, committed=True), crashes=1),
-    Boundary("tool 2 ended, before its commit", _turn(4, committed=False), crashes=1),
+    Boundary("tool 2 ended, before its commit", _turn(4, committed=False), crashes=1, slow=True),
     Boundary("after tool 2 committed, no call made", _turn(4, committed=True), crashes=1),
-    Boundary("before response 2 commits", _turn(5, committed=False), (1, 2, 1), crashes=1),
-    Boundary("after response 2 committed", _turn(5, committed=True), crashes=1),
-    Boundary("tool 3 ended, before its commit", _turn(6, committed=False), crashes=1),
+    Boundary(
+        "before response 2 commits", _turn(5, committed=False), (1, 2, 1), crashes=1, slow=True
+    ),
+    Boundary("after response 2 committed", _turn(5, committed=True), crashes=1, slow=True),
+    Boundary("tool 3 ended, before its commit", _turn(6, committed=False), crashes=1, slow=True),
     Boundary("after tool 3 committed, no call made", _turn(6, committed=True), crashes=1),
     Boundary("before the final commit", _turn(7, committed=False), (1, 1, 2), crashes=1),
     Boundary("after the final commit, not answered", _turn(7, committed=True)),
-    Boundary("before the job is removed", Write("procrastinate_jobs", "DELETE"), answered=True),
+    Boundary(
+        "before the job is removed",
+        Write("procrastinate_jobs", "DELETE"),
+        answered=True,
+        slow=True,
+    ),
     Boundary(
         "after the job was removed",
         Write("procrastinate_jobs", "DELETE", committed=True),
         answered=True,
+        slow=True,
     ),
 ]
 
 
-@pytest.mark.parametrize("boundary", BOUNDARIES, ids=lambda boundary: boundary.name)
+@pytest.mark.parametrize(
+    "boundary",
+    [
+        pytest.param(boundary, id=boundary.name, marks=[pytest.mark.slow] if boundary.slow else [])
+        for boundary in BOUNDARIES
+    ],
+)
 def test_a_server_killed_at_a_commit_goes_on_from_there(stand: Stand, boundary: Boundary) -> None:
-    stand.model.script("report", script())
-    worker_id = stand.new_worker()
-    key = fresh_key()
+    """Somebody reads along, so the model is called with streaming."""
+    worker_id = new_worker(stand)
     reader = stand.reader(worker_id)
     try:
-        with held(stand.observer.url, boundary.write) as hold:
-            blocking = in_background(stand.server, f"/{worker_id}", INPUT, key=key)
-            backend = hold.wait()
-            if boundary.answered:
-                assert blocking.result(timeout=10).status_code == 200
-            stand.kill()
-            hold.release_of_dead(backend)
-        if not boundary.answered:
-            with pytest.raises(httpx2.TransportError):
-                blocking.result(timeout=10)
-        before = Before.of(stand.observer, worker_id)
-        stand.start()
-        retried = post(stand.server, f"/{worker_id}", INPUT, key=key)
-        turn_id = retried.headers["X-Handinger-Turn-Id"]
-        heard = reader.wait_for_end_of(turn_id)
+        answer = kill_and_restart(stand, boundary, worker_id)
+        heard = reader.wait_for_end_of(stand.observer.turns(worker_id)[1])
     finally:
         reader.stop()
+    check_story(answer, heard)
 
-    assert stand.observer.turns(worker_id)[1:] == [turn_id]
-    check_answer(stand, retried.json())
+
+@pytest.mark.slow
+@pytest.mark.parametrize("boundary", BOUNDARIES, ids=lambda boundary: boundary.name)
+def test_and_so_does_one_whose_turn_nobody_reads(stand: Stand, boundary: Boundary) -> None:
+    """The model is called without streaming."""
+    kill_and_restart(stand, boundary, new_worker(stand))
+
+
+def new_worker(stand: Stand) -> str:
+    stand.model.script("report", script())
+    return stand.new_worker()
+
+
+def kill_and_restart(stand: Stand, boundary: Boundary, worker_id: str) -> dict[str, Any]:
+    """What the worker is after its second turn was killed at the boundary, and checked."""
+    key = fresh_key()
+    with held(stand.observer.url, boundary.write) as hold:
+        blocking = in_background(stand.server, f"/{worker_id}", INPUT, key=key)
+        backend = hold.wait()
+        if boundary.answered:
+            assert blocking.result(timeout=10).status_code == 200
+        stand.kill()
+        hold.release_of_dead(backend)
+    if not boundary.answered:
+        with pytest.raises(httpx2.TransportError):
+            blocking.result(timeout=10)
+    before = Before.of(stand.observer, worker_id)
+    stand.start()
+    began_at = time.monotonic()
+    retried = post(stand.server, f"/{worker_id}", INPUT, key=key)
+    assert time.monotonic() - began_at < GOES_ON_WITHIN_S
+
+    assert stand.observer.turns(worker_id)[1:] == [retried.headers["X-Handinger-Turn-Id"]]
+    worker = retried.json()
+    check_answer(stand, worker)
     before.check(stand.observer, worker_id)
     check_bookkeeping(stand, worker_id, calls=boundary.calls, crashes=boundary.crashes)
-    check_story(retried.json(), heard)
     check_next_turn(stand, worker_id)
+    return worker
 
 
 @pytest.mark.parametrize(
     ("call", "chunks", "heard_type"),
     [
-        (0, None, "start-step"),
-        (0, 1, "text-delta"),
+        pytest.param(0, None, "start-step", marks=pytest.mark.slow),
+        pytest.param(0, 1, "text-delta", marks=pytest.mark.slow),
         (0, 4, "tool-input-delta"),  # half of the first call's arguments
         (1, None, "tool-output-available"),
-        (2, None, "file"),
+        pytest.param(2, None, "file", marks=pytest.mark.slow),
         (2, 1, "text-delta"),
     ],
 )
@@ -198,7 +239,10 @@ def test_a_reader_who_was_cut_off_in_a_repeated_call_hears_each_word_once(stand:
     assert story.retries == 2
 
 
-@pytest.mark.parametrize("committed", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    "committed",
+    [pytest.param(False, id="before", marks=pytest.mark.slow), pytest.param(True, id="after")],
+)
 def test_a_retry_of_creating_a_worker_makes_one_worker(stand: Stand, committed: bool) -> None:
     stand.model.script("report", script())
     key, note = fresh_key(), fresh_key()

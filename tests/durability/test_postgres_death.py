@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx2
 import psutil
@@ -100,18 +99,31 @@ class Given:
         self.observer.reconnect()
 
 
-@pytest.fixture
-def given(model: ModelServer, tmp_path: Path) -> Iterator[Given]:
-    postgres = EmbeddedPostgres.join(tmp_path / "postgres")
-    server = HandingerServer(tmp_path / "data", model_url=model.base_url, database_url=postgres.url)
+@pytest.fixture(scope="module")
+def running_given(
+    running_model: ModelServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Given]:
+    folder = tmp_path_factory.mktemp("given")
+    postgres = EmbeddedPostgres.join(folder / "postgres")
+    server = HandingerServer(
+        folder / "data", model_url=running_model.base_url, database_url=postgres.url
+    )
     try:
         start(server)
-        observer = Observer(postgres.url, tmp_path / "data" / "blobs")
+        observer = Observer(postgres.url, folder / "data" / "blobs")
         yield Given(postgres, server, observer)
         observer.close()
     finally:
         server.close()
         postgres.leave()
+
+
+@pytest.fixture
+def given(running_given: Given, model: ModelServer) -> Given:
+    """Healthy and idle, with a model that knows nothing of earlier tests."""
+    assert model.requests() == []
+    running_given.observer.wait_until_idle()
+    return running_given
 
 
 TURNS = 10
@@ -149,7 +161,10 @@ def test_ten_running_turns_survive_a_restart_of_the_given_postgresql(
         assert set(made) == {0, 1, 2}
         assert max(made.values()) <= 2
         assert get(given.server, f"{worker['id']}/files/note.txt").text == "Once."
-    assert given.observer.rows("SELECT sum(crashes), count(*) FROM turns") == [(0, TURNS)]
+    workers = [answer.json()["id"] for answer in answers]
+    assert given.observer.rows(
+        "SELECT sum(crashes), count(*) FROM turns WHERE worker_id = ANY(%s)", workers
+    ) == [(0, TURNS)]
 
 
 def until_answered(
@@ -163,6 +178,7 @@ def until_answered(
     return answer
 
 
+@pytest.mark.slow
 def test_while_postgresql_is_away_calls_are_told_to_come_again(
     given: Given, model: ModelServer
 ) -> None:
@@ -189,18 +205,24 @@ def test_while_postgresql_is_away_calls_are_told_to_come_again(
 
 def test_connections_that_somebody_ends_cost_at_most_another_try(given: Given) -> None:
     """As an operator or a proxy between does it, to all of them but their own."""
-    post(given.server, "", "[[script:ok]] Go.")
+    for future in [in_background(given.server, "", "[[script:ok]] Go.") for _ in range(40)]:
+        assert future.result(timeout=30).status_code == 200
+    wait_for(
+        lambda: given.observer.value(
+            "SELECT count(*) >= 8 FROM pg_stat_activity WHERE backend_type = 'client backend'"
+            " AND state = 'idle' AND state_change < now() - interval '2.1 s'"
+        ),
+        "many connections to rest",
+    )
     with psycopg.connect(given.postgres.url, autocommit=True) as connection:
-        ended = connection.execute(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-        ).fetchone()
-    assert ended is not None
-    assert ended[0] >= 2
+        )
     given.observer.reconnect()
-    time_of_first = time.monotonic()
+    began_at = time.monotonic()
     input, key = "[[script:ok]] Go.", fresh_key()
     first = post(given.server, "", input, key=key)
     answer = until_answered(given.server, first, input, key)
-    assert answer.status_code == 200
-    assert time.monotonic() - time_of_first < RECOVERED_WITHIN_S
+    assert answer.json()["status"] == "completed"
+    assert time.monotonic() - began_at < 4

@@ -173,14 +173,39 @@ async def _configure(connection: Connection) -> None:
     await connection.set_autocommit(True)
 
 
-async def _check_rested(connection: Connection) -> None:
-    rested_s = time.monotonic() - getattr(connection, "used_at", 0.0)
-    if rested_s > _TRUST_IDLE_CONNECTION_S:
-        await connection.execute("SELECT 1")
-
-
 async def _note_use(connection: Connection) -> None:
-    connection.used_at = time.monotonic()  # pyright: ignore[reportAttributeAccessIssue] # read by _check_rested
+    connection.used_at = time.monotonic()  # pyright: ignore[reportAttributeAccessIssue] # read by check_rested
+
+
+def _new_pool(url: str) -> AsyncConnectionPool[Connection]:
+    async def check_rested(connection: Connection) -> None:
+        rested_s = time.monotonic() - getattr(connection, "used_at", 0.0)
+        if rested_s <= _TRUST_IDLE_CONNECTION_S:
+            return
+        try:
+            await connection.execute("SELECT 1")
+        except psycopg.OperationalError:
+            # The others are probably broken too. The pool itself would find that out of one after
+            # the other, with a pause in between that doubles each time.
+            await pool.check()
+            raise
+
+    pool = AsyncConnectionPool(
+        url,
+        connection_class=AsyncConnection[Any],
+        kwargs=_KEEPALIVE,
+        configure=_configure,
+        min_size=2,
+        max_size=16,
+        timeout=_CONNECTION_TIMEOUT_S,
+        # The pause between attempts doubles. Given up early, the next statement tries anew.
+        reconnect_timeout=3,
+        open=False,
+        check=check_rested,
+        reset=_note_use,
+        name="handinger",
+    )
+    return pool
 
 
 @contextlib.asynccontextmanager
@@ -198,21 +223,7 @@ async def open_database(
         else:
             url = await stack.enter_async_context(_embedded(settings.data_dir, on_restart))
         await schema.migrate(url)
-        pool = AsyncConnectionPool(
-            url,
-            connection_class=AsyncConnection[Any],
-            kwargs=_KEEPALIVE,
-            configure=_configure,
-            min_size=2,
-            max_size=16,
-            timeout=_CONNECTION_TIMEOUT_S,
-            # The pause between attempts doubles. Given up early, the next statement tries anew.
-            reconnect_timeout=3,
-            open=False,
-            check=_check_rested,
-            reset=_note_use,
-            name="handinger",
-        )
+        pool = _new_pool(url)
         try:
             await pool.open(wait=True, timeout=15)
         except PoolTimeout as error:

@@ -122,11 +122,14 @@ def _engine_migrations_after(version: str) -> list[LiteralString]:
 
 # A job that waits for its lock is told when the lock is free. The queue's own notice came when the
 # job was inserted, while the lock was still held, and the next look would be the slow poll's.
+# The advisory lock is `enqueue`'s: a job that is inserted at this moment is either seen here, or is
+# inserted when the end of the old one is committed.
 _NOTIFY_WHEN_A_LOCK_IS_FREED = """
 CREATE FUNCTION handinger_notify_lock_freed() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     waiting procrastinate_jobs;
 BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended(OLD.lock, 0));
     SELECT * INTO waiting FROM procrastinate_jobs
         WHERE lock = OLD.lock AND status = 'todo' AND id <> OLD.id
           AND (scheduled_at IS NULL OR scheduled_at <= now())

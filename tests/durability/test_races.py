@@ -1,0 +1,250 @@
+"""Accepting against draining: no turn waits for a poll, none is lost, and their order holds."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from handinger import engine, settings
+from handinger.engine import Engine
+from handinger.storage.database import Database, open_database
+from handinger.storage.embedded import EmbeddedPostgres
+from tests.durability.holding import HOLD_KEY, Write, held
+from tests.durability.observing import wait_for
+from tests.durability.stand import Stand, accept, client, in_background
+from tests.support.model_server import Step
+
+# The engine polls every 0.5 s; whoever waits as long was not told.
+POLL_S = 0.45
+WORKERS, ROUNDS = 10, 200
+
+
+def started_after_s(stand: Stand, worker_id: str) -> list[float]:
+    """How long each turn of a worker waited until it was claimed."""
+    return [
+        float(str(row[0]))
+        for row in stand.observer.rows(
+            "SELECT extract(epoch FROM started_at - created_at) FROM turns"
+            " WHERE worker_id = %s ORDER BY position",
+            worker_id,
+        )
+    ]
+
+
+def test_a_turn_accepted_while_the_job_ends_never_waits(stand: Stand, record_property) -> None:
+    """The answer goes out as the job ends, so the next instruction meets it doing that."""
+    took_s: list[float] = []
+    waited_s: list[float] = []
+    with client(stand.server) as http:
+        for _ in range(WORKERS):
+            worker_id = stand.new_worker()
+            for _ in range(ROUNDS // WORKERS):
+                began_at = time.monotonic()
+                answer = http.post(f"/api/workers/{worker_id}", json={"input": "Go on."})
+                took_s.append(time.monotonic() - began_at)
+                assert answer.status_code == 200
+                assert answer.json()["status"] == "completed"
+            waited_s += started_after_s(stand, worker_id)[1:]
+    record_property("waited_median_ms", round(statistics.median(waited_s) * 1000, 1))
+    record_property("waited_max_ms", round(max(waited_s) * 1000, 1))
+    assert len(waited_s) == ROUNDS
+    assert max(took_s) < 1
+    assert sum(waited > POLL_S for waited in waited_s) <= ROUNDS // 50
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        Write("turns", "UPDATE", 2),
+        Write("turns", "UPDATE", 2, committed=True),
+        Write("procrastinate_jobs", "DELETE"),
+        Write("procrastinate_jobs", "DELETE", committed=True),
+    ],
+    ids=["in the last commit", "after it", "before the job is removed", "after that"],
+)
+def test_a_turn_accepted_at_that_very_moment_never_waits(stand: Stand, write: Write) -> None:
+    """The last turn's final write, or the end of its job, is held while one is accepted."""
+    stand.model.script("one", [Step(text="One.")])
+    stand.model.script("two", [Step(text="Two.")])
+    worker_id = stand.new_worker()
+    # Repeated, as a turn that waits for the poll may be lucky with that.
+    for _ in range(5):
+        stand.observer.wait_until_idle()
+        turns = len(stand.observer.turns(worker_id))
+        with held(stand.observer.url, write) as hold:
+            first = in_background(stand.server, f"/{worker_id}", "[[script:one]] Go.")
+            hold.wait()
+            second = in_background(stand.server, f"/{worker_id}", "[[script:two]] Go.")
+            wait_until_accepted_or_waiting(stand, worker_id, turns + 2)
+            released_at = time.monotonic()
+            hold.release()
+            answer = second.result(timeout=5)
+        assert time.monotonic() - released_at < POLL_S
+        assert first.result(timeout=5).json()["output_text"] == "One."
+        assert answer.json()["output_text"] == "Two."
+
+
+def wait_until_accepted_or_waiting(stand: Stand, worker_id: str, turns: int) -> None:
+    """Until so many turns are stored, or the transaction of the last waits for the held one."""
+    wait_for(
+        lambda: len(stand.observer.turns(worker_id)) == turns or somebody_waits(stand),
+        "the second instruction",
+    )
+
+
+def somebody_waits(stand: Stand) -> bool:
+    """Whether a transaction waits for another, besides the one that is held."""
+    waiting = stand.observer.value(
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND NOT (locktype = 'advisory'"
+        " AND classid = 0 AND objid = %s)",
+        HOLD_KEY,
+    )
+    return waiting == 1
+
+
+def test_instructions_of_many_clients_to_one_worker_keep_their_order(stand: Stand) -> None:
+    """None is lost, and each client gets the answer to its own."""
+    clients, each = 10, 8
+    stand.model.script("ready", [Step(text="Ready.")])
+    worker_id = stand.new_worker()
+    for number in range(clients * each):
+        stand.model.script(f"n{number}", [Step(text=f"Answer {number}.")])
+
+    def instruct(first: int) -> list[str]:
+        answers: list[str] = []
+        with client(stand.server) as http:
+            for number in range(first, first + each):
+                body = {"input": f"[[script:n{number}]] Go."}
+                answer = http.post(f"/api/workers/{worker_id}?messages=false", json=body)
+                assert answer.status_code == 200, answer.text
+                answers.append(answer.json()["output_text"])
+        return answers
+
+    with ThreadPoolExecutor(clients) as threads:
+        firsts = [number * each for number in range(clients)]
+        answered = list(threads.map(instruct, firsts))
+
+    expected = [f"Answer {number}." for number in range(clients * each)]
+    assert [text for texts in answered for text in texts] == expected
+    stored = stand.observer.rows(
+        "SELECT output->0->'content'->0->>'text' ="
+        " 'Answer ' || substring(input from '[0-9]+') || '.',"
+        " coalesce(started_at >= lag(ended_at) OVER (ORDER BY position), true)"
+        " FROM turns WHERE worker_id = %s ORDER BY position OFFSET 1",
+        worker_id,
+    )
+    assert stored == [(True, True)] * (clients * each)
+
+
+def test_a_turn_whose_job_was_lost_while_the_server_was_down_runs_at_the_start(
+    stand: Stand,
+) -> None:
+    worker_id = hold_a_turn(stand)
+    stand.kill()
+    lose_job(stand, worker_id)
+    stand.start()
+    stand.model.open_gate("held")
+    wait_for_answer(stand, worker_id, timeout_s=5)
+
+
+@pytest.mark.slow
+def test_a_turn_whose_job_was_lost_is_found_while_the_server_runs(stand: Stand) -> None:
+    """Its job is lost before it was taken."""
+    stand.model.script("held", [Step(text="Found again.")])
+    with held(stand.observer.url, Write("procrastinate_jobs", "UPDATE")) as hold:
+        worker_id = accept(stand.server, "", "[[script:held]] Go.").json()["id"]
+        backend = hold.wait()
+        with ThreadPoolExecutor(1) as thread:
+            losing = thread.submit(lose_job, stand, worker_id)
+            wait_for(lambda: somebody_waits(stand), "the deletion to wait for the taking")
+            terminate(stand, backend)
+            losing.result(timeout=10)
+    wait_for_answer(stand, worker_id, timeout_s=30)
+
+
+def terminate(stand: Stand, backend: int) -> None:
+    """End the connection that was about to take the job."""
+    with psycopg.connect(stand.observer.url, autocommit=True) as connection:
+        connection.execute("SELECT pg_terminate_backend(%s)", [backend])
+
+
+def hold_a_turn(stand: Stand) -> str:
+    """A worker whose turn is in a model call."""
+    stand.model.script("held", [Step(text="Found again.", gate="held")])
+    worker_id = str(accept(stand.server, "", "[[script:held]] Go.").json()["id"])
+    stand.model.wait_for_requests("held", 1)
+    return worker_id
+
+
+def lose_job(stand: Stand, worker_id: str) -> None:
+    """As nobody should do it."""
+    with psycopg.connect(stand.observer.url, autocommit=True) as connection:
+        lost = connection.execute("DELETE FROM procrastinate_jobs WHERE lock = %s", [worker_id])
+        assert lost.rowcount == 1
+
+
+def wait_for_answer(stand: Stand, worker_id: str, *, timeout_s: float) -> None:
+    wait_for(
+        lambda: stand.get(worker_id).json()["output_text"] == "Found again.",
+        "the lost turn",
+        timeout_s=timeout_s,
+    )
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    postgres = EmbeddedPostgres.join(tmp_path)
+    try:
+        configured = settings.load(data_dir=tmp_path, database_url=postgres.url)
+        async with open_database(configured) as database:
+            yield database
+    finally:
+        postgres.leave()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.anyio
+async def test_a_job_that_waits_for_its_lock_starts_when_the_lock_is_free(
+    database: Database, record_property
+) -> None:
+    """A second job under the lock is enqueued while the first one runs."""
+    runs: asyncio.Queue[float] = asyncio.Queue()
+    may_end = asyncio.Event()
+
+    async def handle(_lock: str) -> None:
+        runs.put_nowait(time.monotonic())
+        await may_end.wait()
+
+    async def nothing() -> None:
+        pass
+
+    running_engine = Engine(
+        database=database, handlers={"work": handle}, concurrency=8, sweep=nothing
+    )
+    delays_s: list[float] = []
+    async with running_engine.running(grace_s=1, rescue_all=False), asyncio.timeout(60):
+        for number in range(40):
+            may_end.clear()
+            await enqueue(database, f"lock {number}")
+            await runs.get()
+            await enqueue(database, f"lock {number}")
+            ended_at = time.monotonic()
+            may_end.set()
+            delays_s.append(await runs.get() - ended_at)
+    record_property("started_median_ms", round(statistics.median(delays_s) * 1000, 1))
+    record_property("started_max_ms", round(max(delays_s) * 1000, 1))
+    assert sum(delay_s > POLL_S for delay_s in delays_s) <= 1
+
+
+async def enqueue(database: Database, lock: str) -> None:
+    async with database.system().transaction() as sql:
+        await engine.enqueue(sql.connection, "work", lock=lock)
