@@ -6,6 +6,7 @@ from another process are the same thing: one more run.
 """
 
 import asyncio
+import functools
 import logging
 import random
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from handinger.agent import model as models
 from handinger.agent import prompt
 from handinger.agent.conversation import Conversation, Conversations
 from handinger.agent.hooks import StepContext
+from handinger.agent.tools.context import Effects
 from handinger.agent.ui_events import Teller, clean, plain
 from handinger.budgets import Spending
 from handinger.live import Hub, LiveTurn
@@ -43,7 +45,7 @@ from handinger.storage.blobs import Blobs
 from handinger.storage.database import Database
 from handinger.story import Story
 from handinger.turns import execution
-from handinger.turns.execution import ClaimedTurn, Ending, Journal, Record, ToolRecord
+from handinger.turns.execution import ClaimedTurn, Ending, Journal, Record, ToolRecord, Write
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +119,9 @@ class TurnRun:
         self._stop = asyncio.Event()
         self._told_files: set[str] = set()
         self._context = StepContext(
+            turn=turn,
+            database=process.database,
+            settings=process.settings,
             workspace=files.Workspace(
                 process.database,
                 process.blobs,
@@ -461,23 +466,34 @@ class TurnRun:
         if key in self._context.results:
             return  # Told and stored by an earlier attempt.
         self._context.results[key] = part
-        change = self._context.changes.pop(part.tool_call_id, None)
-        self._tell_result(part, change)
+        effects = self._context.effects.pop(part.tool_call_id, Effects())
+        self._tell_result(part, effects.files)
         if not self._open_calls(response):
             self._teller.finish_step()
         await self._write(
             Record(
                 finished_tools=[self._tool_record(part)],
-                file_changes=[change] if change and part.outcome == "success" else [],
+                writes=self._writes(effects) if part.outcome == "success" else [],
+                spending=effects.spending,
             )
         )
 
-    def _tell_result(self, part: ToolReturnPart, change: files.Change | None) -> None:
+    def _writes(self, effects: Effects) -> list[Write]:
+        worker_id = self._turn.worker_id
+        changes = (
+            functools.partial(files.apply, worker_id=worker_id, change=change)
+            for change in effects.files
+        )
+        return [*changes, *effects.writes]
+
+    def _tell_result(self, part: ToolReturnPart, changes: Sequence[files.Change]) -> None:
         if part.outcome != "success":
             self._teller.tool_error(part.tool_call_id, part.model_response_str(wrap_if_error=False))
             return
         self._teller.tool_output(part.tool_call_id, plain(part.content))
-        if change is not None and change.published and change.path not in self._told_files:
+        for change in changes:
+            if not change.published or change.path in self._told_files:
+                continue
             self._told_files.add(change.path)
             url = files.url(self._process.settings, self._turn.worker_id, change.path)
             self._teller.file(url, change.media_type)

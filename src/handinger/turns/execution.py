@@ -4,14 +4,14 @@ Every write of an execution names the attempt that it belongs to. When another p
 the turn since, nothing is written and Superseded is raised.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from psycopg.types.json import Json, Jsonb
 
-from handinger import files, live, story, workers
+from handinger import live, story, workers
 from handinger.budgets import Spending
 from handinger.errors import Superseded
 from handinger.ids import OrganizationId, TurnId, WorkerId
@@ -21,6 +21,9 @@ from handinger.story import Entry, Event, Story
 
 ErrorCode = Literal["model_error", "timeout", "budget_too_small", "internal_error"]
 IncompleteReason = Literal["budget_exhausted", "max_output_tokens", "cancelled"]
+
+Write = Callable[[TenantStatements], Awaitable[None]]
+"""Statements of others that belong into a step's transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class Record:
     messages: Sequence[str] = ()  # model messages, as JSON
     started_tools: Sequence[ToolRecord] = ()
     finished_tools: Sequence[ToolRecord] = ()
-    file_changes: Sequence[files.Change] = ()
+    writes: Sequence[Write] = ()  # in order, after all else
     spending: Spending = field(default_factory=Spending)
     ending: Ending | None = None
 
@@ -223,8 +226,8 @@ class Journal:
                 await self._insert_tools(sql, record.started_tools)
             for tool in record.finished_tools:
                 await self._finish_tool(sql, tool)
-            for change in record.file_changes:
-                await files.apply(sql, self.turn.worker_id, change)
+            for write in record.writes:
+                await write(sql)
         self.spending = spending
         self.story.commit(first + len(entries))
         if record.ending is not None:

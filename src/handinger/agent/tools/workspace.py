@@ -3,9 +3,9 @@
 from typing import Annotated
 
 from pydantic import Field
-from pydantic_ai import RunContext, Tool, ToolFailed
+from pydantic_ai import RunContext, Tool
 
-from handinger.agent.tools.context import IDEMPOTENT, ToolContext
+from handinger.agent.tools.context import IDEMPOTENT, ToolContext, effects
 from handinger.files import Change, FileError
 
 _MAX_CHARACTERS = 50_000
@@ -19,7 +19,7 @@ async def write_file(ctx: RunContext[ToolContext], path: str, content: str) -> s
     hidden.
     """
     change = await ctx.deps.workspace.prepare(path, content.encode())
-    _keep(ctx, change)
+    effects(ctx).files.append(change)
     published = "published" if change.published else "not published"
     return f"Wrote {change.path} ({change.size} bytes, {published})."
 
@@ -63,23 +63,15 @@ async def list_files(ctx: RunContext[ToolContext], path: str = ".") -> str:
 async def publish_file(ctx: RunContext[ToolContext], path: str) -> str:
     """Publish an existing file of the workspace to the person who instructed you."""
     file = await ctx.deps.workspace.find(path)
-    _keep(
-        ctx,
-        Change(
-            path=file.path,
-            sha256=file.sha256,
-            size=file.size,
-            media_type=file.media_type,
-            published=True,
-        ),
+    published = Change(
+        path=file.path,
+        sha256=file.sha256,
+        size=file.size,
+        media_type=file.media_type,
+        published=True,
     )
+    effects(ctx).files.append(published)
     return f"Published {file.path}."
-
-
-def _keep(ctx: RunContext[ToolContext], change: Change) -> None:
-    if ctx.tool_call_id is None:
-        raise ToolFailed("This call has no id, so its result cannot be stored.")
-    ctx.deps.changes[ctx.tool_call_id] = change
 
 
 def tools() -> list[Tool[ToolContext]]:
