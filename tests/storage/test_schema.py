@@ -38,6 +38,10 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
 @pytest.fixture
 def empty(postgres: EmbeddedPostgres) -> str:
     """The URL of a database without any table."""
+    return new_database(postgres)
+
+
+def new_database(postgres: EmbeddedPostgres) -> str:
     name = f"schema_{next(_numbers)}"
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
@@ -49,6 +53,14 @@ def migrated(empty: str) -> str:
     """The URL of a database with the schema of this version."""
     migrate(empty)
     return empty
+
+
+@pytest.fixture
+def migrated_elsewhere(postgres: EmbeddedPostgres) -> str:
+    """Another one like that."""
+    url = new_database(postgres)
+    migrate(url)
+    return url
 
 
 def migrate(url: str) -> None:
@@ -168,6 +180,55 @@ def test_processes_that_migrate_at_once_do_it_once(empty: str) -> None:
     assert value(empty, "SELECT count(*) FROM alembic_version") == 1
     assert value(empty, "SELECT count(*) FROM engine_schema") == 1
     command.check(alembic_config(empty))
+
+
+_TRIGGERS = """
+SELECT string_agg(pg_get_triggerdef(t.oid) || pg_get_functiondef(t.tgfoid), ';' ORDER BY t.tgname)
+FROM pg_trigger t WHERE t.tgrelid = 'procrastinate_jobs'::regclass AND t.tgname LIKE 'handinger%'
+"""
+
+# What databases of before migration 0002 have: the trigger came with the queue's tables.
+_EARLIER_TRIGGERS = """
+CREATE FUNCTION handinger_notify_lock_freed() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    waiting procrastinate_jobs;
+BEGIN
+    SELECT * INTO waiting FROM procrastinate_jobs
+        WHERE lock = OLD.lock AND status = 'todo' AND id <> OLD.id
+          AND (scheduled_at IS NULL OR scheduled_at <= now())
+        LIMIT 1;
+    IF FOUND THEN
+        PERFORM pg_notify('procrastinate_any_queue_v1',
+            json_build_object('type', 'job_inserted', 'job_id', waiting.id)::text);
+    END IF;
+    RETURN NULL;
+END;
+$$;
+CREATE TRIGGER handinger_notify_lock_freed_on_delete
+    AFTER DELETE ON procrastinate_jobs FOR EACH ROW
+    WHEN (OLD.lock IS NOT NULL AND OLD.status = 'doing')
+    EXECUTE FUNCTION handinger_notify_lock_freed();
+CREATE TRIGGER handinger_notify_lock_freed_on_finish
+    AFTER UPDATE OF status ON procrastinate_jobs FOR EACH ROW
+    WHEN (OLD.lock IS NOT NULL AND OLD.status = 'doing' AND NEW.status <> 'doing')
+    EXECUTE FUNCTION handinger_notify_lock_freed();
+"""
+
+
+def test_a_database_with_an_earlier_trigger_gets_that_of_a_fresh_one(
+    empty: str, migrated_elsewhere: str
+) -> None:
+    execute(empty, SchemaManager.get_schema())
+    execute(empty, "CREATE TABLE engine_schema (version text PRIMARY KEY)")
+    execute(empty, f"INSERT INTO engine_schema VALUES ('{schema.ENGINE_HEAD}')")
+    execute(empty, _EARLIER_TRIGGERS)
+    command.upgrade(alembic_config(empty), "0001")
+
+    migrate(empty)
+
+    triggers = str(value(empty, _TRIGGERS))
+    assert triggers == value(migrated_elsewhere, _TRIGGERS)
+    assert triggers.count("pg_advisory_xact_lock") == 2
 
 
 @pytest.mark.parametrize(

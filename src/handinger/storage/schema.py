@@ -1,7 +1,8 @@
 """Brings a database to the schema of this version, once, whoever starts first.
 
-Our tables move by Alembic, the engine's by the migration files that its library ships. Both run
-under one advisory lock. Alembic and SQLAlchemy are only loaded when there is something to migrate.
+The engine's tables move by the migration files that its library ships; then what is ours moves by
+Alembic, our trigger on the engine's tables too. Both run under one advisory lock. Alembic and
+SQLAlchemy are only loaded when there is something to migrate.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from psycopg import sql
 from handinger.errors import DatabaseError
 
 # The newest of our own migrations; a test holds it against the migrations folder.
-HEAD = "0001"
+HEAD = "0002"
 # The version of the engine's schema that the pinned library's `schema.sql` makes.
 ENGINE_HEAD = "03.04.00_50"
 
@@ -38,8 +39,9 @@ def _migrate(url: str) -> None:
         with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
             connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK_KEY])
             _refuse_unsupported_server(connection)
-            _migrate_ours(connection, url)
+            _refuse_newer(connection)
             _migrate_engine(connection)
+            _migrate_ours(connection, url)
     except psycopg.OperationalError as error:
         reason = str(error).strip().splitlines()[-1]
         raise DatabaseError(
@@ -53,17 +55,19 @@ def _refuse_unsupported_server(connection: psycopg.Connection) -> None:
         raise DatabaseError(f"PostgreSQL {major} is too old; 14 or newer is needed.")
 
 
-def _migrate_ours(connection: psycopg.Connection, url: str) -> None:
+def _refuse_newer(connection: psycopg.Connection) -> None:
     current = _current_revision(connection)
-    if current == HEAD:
-        return
     known = {path.name.split("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*.py")}
     if current is not None and current not in known:
         raise DatabaseError(
             f"The database has schema {current}, which is newer than this version of Handinger "
             f"knows ({HEAD}). Run the newer version again; going back is not supported."
         )
-    _run_alembic(url)
+
+
+def _migrate_ours(connection: psycopg.Connection, url: str) -> None:
+    if _current_revision(connection) != HEAD:
+        _run_alembic(url)
 
 
 def _current_revision(connection: psycopg.Connection) -> str | None:
@@ -98,7 +102,6 @@ def _migrate_engine(connection: psycopg.Connection) -> None:
     with connection.transaction():
         if current is None:
             connection.execute(sql.SQL(SchemaManager.get_schema()))
-            connection.execute(sql.SQL(_NOTIFY_WHEN_A_LOCK_IS_FREED))
         else:
             for statement in _engine_migrations_after(current):
                 connection.execute(sql.SQL(statement))
@@ -118,35 +121,3 @@ def _engine_migrations_after(version: str) -> list[LiteralString]:
         for number, path in found
         if number > version
     ]
-
-
-# A job that waits for its lock is told when the lock is free. The queue's own notice came when the
-# job was inserted, while the lock was still held, and the next look would be the slow poll's.
-# The advisory lock is `enqueue`'s: a job that is inserted at this moment is either seen here, or is
-# inserted when the end of the old one is committed.
-_NOTIFY_WHEN_A_LOCK_IS_FREED = """
-CREATE FUNCTION handinger_notify_lock_freed() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    waiting procrastinate_jobs;
-BEGIN
-    PERFORM pg_advisory_xact_lock(hashtextextended(OLD.lock, 0));
-    SELECT * INTO waiting FROM procrastinate_jobs
-        WHERE lock = OLD.lock AND status = 'todo' AND id <> OLD.id
-          AND (scheduled_at IS NULL OR scheduled_at <= now())
-        LIMIT 1;
-    IF FOUND THEN
-        PERFORM pg_notify('procrastinate_any_queue_v1',
-            json_build_object('type', 'job_inserted', 'job_id', waiting.id)::text);
-    END IF;
-    RETURN NULL;
-END;
-$$;
-CREATE TRIGGER handinger_notify_lock_freed_on_delete
-    AFTER DELETE ON procrastinate_jobs FOR EACH ROW
-    WHEN (OLD.lock IS NOT NULL AND OLD.status = 'doing')
-    EXECUTE FUNCTION handinger_notify_lock_freed();
-CREATE TRIGGER handinger_notify_lock_freed_on_finish
-    AFTER UPDATE OF status ON procrastinate_jobs FOR EACH ROW
-    WHEN (OLD.lock IS NOT NULL AND OLD.status = 'doing' AND NEW.status <> 'doing')
-    EXECUTE FUNCTION handinger_notify_lock_freed();
-"""
