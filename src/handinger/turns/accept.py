@@ -104,25 +104,39 @@ async def continue_worker(
         earlier = await _joined(sql, request)
         if earlier is not None:
             return earlier
-        await lock_worker(sql, turn.worker_id)
-        waiting = await sql.value(
-            "SELECT count(*) FROM turns WHERE organization_id = %(organization_id)s"
-            " AND worker_id = %(worker_id)s AND status = 'pending'",
-            worker_id=turn.worker_id,
-        )
-        limit = settings.max_waiting_turns_per_worker
-        if waiting >= limit:
-            raise WorkerBusy(
-                f"{waiting} turns wait for this worker already, and {limit} may. "
-                "Wait for one to end, or cancel."
-            )
-        await sql.run(
-            "WITH task AS (SELECT id FROM tasks WHERE organization_id = %(organization_id)s"
-            " AND worker_id = %(worker_id)s)," + _INSERT_TURN,
-            **_columns(turn, request),
-        )
-        await engine.enqueue(sql.connection, RUN_WORKER, lock=turn.worker_id)
+        await append(sql, settings, turn, request=request)
     return Accepted(turn.worker_id, turn.id)
+
+
+async def append(
+    sql: TenantStatements,
+    settings: Settings,
+    turn: NewTurn,
+    *,
+    request: RequestIdentity | None = None,
+) -> None:
+    """Add a turn to its worker, with its job, in the caller's transaction.
+
+    Locks the worker's row. Raises NotFound, WorkerBusy; then nothing was added.
+    """
+    await lock_worker(sql, turn.worker_id)
+    waiting = await sql.value(
+        "SELECT count(*) FROM turns WHERE organization_id = %(organization_id)s"
+        " AND worker_id = %(worker_id)s AND status = 'pending'",
+        worker_id=turn.worker_id,
+    )
+    limit = settings.max_waiting_turns_per_worker
+    if waiting >= limit:
+        raise WorkerBusy(
+            f"{waiting} turns wait for this worker already, and {limit} may. "
+            "Wait for one to end, or cancel."
+        )
+    await sql.run(
+        "WITH task AS (SELECT id FROM tasks WHERE organization_id = %(organization_id)s"
+        " AND worker_id = %(worker_id)s)," + _INSERT_TURN,
+        **_columns(turn, request),
+    )
+    await engine.enqueue(sql.connection, RUN_WORKER, lock=turn.worker_id)
 
 
 async def lock_worker(sql: TenantStatements, worker_id: WorkerId) -> None:
