@@ -179,23 +179,30 @@ class Hub:
     ) -> AsyncGenerator[LiveTurn]:
         """Follow a turn, whoever executes it. `reads`: each character, not just the end.
 
-        `story` is used if nobody here knows the turn yet. A `new` turn is about to be accepted;
-        whoever follows it from before that misses nothing, and says so by `accepted`.
+        `story` is used if nobody here knows the turn yet. A `new` turn is about to be accepted,
+        with `asking` for the other processes; whoever follows it from before that misses nothing,
+        and says so by `accepted`.
         """
         live = self._turns.setdefault(story.turn_id, LiveTurn(story, accepted=not new))
         live.followers += 1
         live.readers += reads
         try:
-            if not live.executing:
-                if not new:
-                    await self._refresh(live.story)
+            if not live.executing and not new:
+                await self._refresh(live.story)
                 if reads and not live.story.ended and not live.executing:
-                    await self._notify({"ask": live.story.turn_id, "from": self.node, "new": True})
+                    await self._notify(self._ask(live.story.turn_id))
             yield live
         finally:
             live.followers -= 1
             live.readers -= reads
             self._forget_if_unused(live)
+
+    def asking(self, turn_id: TurnId) -> str:
+        """What asks the process that executes a turn, over CHANNEL, to tell it to this one."""
+        return json.dumps(self._ask(turn_id))
+
+    def _ask(self, turn_id: TurnId) -> Mapping[str, object]:
+        return {"ask": turn_id, "from": self.node, "new": True}
 
     def _forget_if_unused(self, live: LiveTurn) -> None:
         turn_id = live.story.turn_id
@@ -280,7 +287,7 @@ class Hub:
         """Read what is stored, and ask to be told all that is not."""
         await self._refresh_and_wake(live)
         if live.readers and not live.story.ended and not live.executing:
-            await self._notify({"ask": live.story.turn_id, "from": self.node, "new": True})
+            await self._notify(self._ask(live.story.turn_id))
 
     def _ask_again_soon(self, live: LiveTurn) -> None:
         """What was told comes after something that is stored, but was not read here yet."""

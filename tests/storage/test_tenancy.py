@@ -24,7 +24,7 @@ ALLOWED = {
     # The engine works for all, and knows a worker by its lock only.
     "engine.queue.Engine._requeue": 1,
     "engine.queue.Engine._rescue": 1,
-    "turns.execution.claim": 1,
+    "turns.execution.claim": 2,
     "turns.housekeeping.Housekeeping._measure_queue": 1,
     "turns.housekeeping.forget_old_requests": 1,
     "turns.housekeeping.requeue_orphans": 2,

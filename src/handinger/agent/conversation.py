@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 
-from handinger.ids import TurnId, WorkerId
+from handinger.ids import WorkerId
 from handinger.storage.database import Tenant
 from handinger.turns import execution
+from handinger.turns.execution import ClaimedTurn
 
 _MAX_BYTES = 32 * 1024 * 1024
 
@@ -33,8 +34,11 @@ class Conversations:
         self._kept: OrderedDict[WorkerId, Conversation] = OrderedDict()
         self._size = 0
 
-    async def load(self, tenant: Tenant, worker_id: WorkerId, turn_id: TurnId) -> Conversation:
+    async def load(self, tenant: Tenant, turn: ClaimedTurn) -> Conversation:
         """The conversation as it is stored. Other processes may have added to it since."""
+        if not turn.has_history:
+            return Conversation()
+        worker_id = turn.worker_id
         kept = self._kept.pop(worker_id, None)
         if kept is not None:
             self._size -= kept.size
@@ -44,7 +48,7 @@ class Conversations:
         of_turn = 0
         for row in rows:
             messages.extend(parse(row.payload))
-            of_turn += row.turn_id == turn_id
+            of_turn += row.turn_id == turn.id
         return Conversation(
             last_id=rows[-1].id if rows else known.last_id,
             messages=messages,

@@ -169,9 +169,7 @@ class TurnRun:
 
     async def _load(self) -> None:
         tenant = self._process.database.tenant(self._turn.organization_id)
-        self._conversation = await self._process.conversations.load(
-            tenant, self._turn.worker_id, self._turn.id
-        )
+        self._conversation = await self._process.conversations.load(tenant, self._turn)
         if self._turn.attempt == 1:
             return
         for tool in await execution.load_tools(tenant, self._turn.id):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 
 from fastapi import Request
 from starlette.responses import Response
@@ -38,7 +39,7 @@ async def run_turn(
     turn: NewTurn,
     stream: bool,
     with_messages: bool,
-    accepting: Callable[[], Awaitable[Accepted]],
+    accepting: Callable[[NewTurn], Awaitable[Accepted]],
 ) -> Response:
     """Accept a turn, or join it, and answer as the request wants it."""
     if services.queue_is_full():
@@ -50,7 +51,9 @@ async def run_turn(
         live = await stack.enter_async_context(
             services.hub.follow(_new_story(turn), reads=stream, new=True)
         )
-        accepted = await accepting()
+        if stream:
+            turn = replace(turn, asking=services.hub.asking(turn.id))
+        accepted = await accepting(turn)
         live.accepted = True
         reader = sse.Reader(services, organization_id, accepted.worker_id, with_messages)
         headers: dict[str, str] = {

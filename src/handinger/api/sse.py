@@ -22,7 +22,7 @@ from handinger.turns import reading
 from handinger.turns.reading import Telling
 
 PING_INTERVAL_S = 15.0
-# News that come faster than this are told together; nobody reads faster.
+# Text that comes faster than this is told together; nobody reads faster.
 _COALESCE_S = 0.02
 _PING = b": ping\n\n"
 
@@ -75,7 +75,7 @@ class Reader:
                     return
                 yield _PING
             rest_s = _COALESCE_S - (time.monotonic() - waiting_since)
-            if told and rest_s > 0:
+            if rest_s > 0 and _ends_in_text(told):
                 await asyncio.sleep(rest_s)
 
     async def _wait(self, live: LiveTurn, changes: int) -> bool:
@@ -110,6 +110,11 @@ class Reader:
         )
         wire = workers.wire(view, self.services.settings)
         return f'id: {place}\ndata: {{"type":"data-worker","data":{wire},"transient":true}}\n\n'
+
+
+def _ends_in_text(told: Sequence[Told]) -> bool:
+    """Whether more of the same is likely to follow; the first word must not wait for that."""
+    return bool(told) and told[-1].event["type"].endswith("-delta")
 
 
 def _is_told(story: Story, place: Place) -> bool:

@@ -88,7 +88,7 @@ async def create_worker(
         turn=turn,
         stream=stream or body.stream,
         with_messages=messages,
-        accepting=lambda: accept.create_worker(
+        accepting=lambda turn: accept.create_worker(
             services.database,
             services.settings,
             caller.organization_id,
@@ -184,7 +184,7 @@ async def continue_worker(
         turn=turn,
         stream=stream or body.stream,
         with_messages=messages,
-        accepting=lambda: accept.continue_worker(
+        accepting=lambda turn: accept.continue_worker(
             services.database,
             services.settings,
             caller.organization_id,

@@ -1,5 +1,12 @@
 """The durable job queue: enqueue by name, run, rescue. It knows no noun of the product."""
 
-from handinger.engine.queue import Engine, Handler, drop_waiting, enqueue
+from handinger.engine.queue import (
+    ENQUEUE_NEW,
+    Engine,
+    Handler,
+    drop_waiting,
+    enqueue,
+    new_job,
+)
 
-__all__ = ["Engine", "Handler", "drop_waiting", "enqueue"]
+__all__ = ["ENQUEUE_NEW", "Engine", "Handler", "drop_waiting", "enqueue", "new_job"]

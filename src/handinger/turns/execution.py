@@ -7,7 +7,7 @@ the turn since, nothing is written and Superseded is raised.
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, LiteralString
 
 from psycopg.types.json import Json, Jsonb
 
@@ -60,6 +60,7 @@ class ClaimedTurn:
     cancel_requested: bool
     created_at: datetime
     started_at: datetime  # of the first attempt
+    has_history: bool  # whether the conversation has a message yet
     spending: Spending
 
 
@@ -93,30 +94,42 @@ async def claim(
     An attempt that neither ended nor released its turn has crashed, unless it is `forgiven`: this
     process lost it to the database's absence, and could not release it.
     """
-    async with database.system().transaction() as sql:
-        # See `accept.lock_worker`. The look must come after the lock, in a statement of its own.
-        await sql.run("SELECT 1 FROM workers WHERE id = %(id)s FOR NO KEY UPDATE", id=worker_id)
-        row = await sql.first(
-            _ClaimRow,
-            "UPDATE turns SET status = 'running', attempt = attempt + 1, model = %(model)s,"
-            " crashes = crashes + (status = 'running' AND NOT released"
-            " AND id <> ALL(%(forgiven)s))::int,"
-            " released = false, node = %(node)s,"
-            " started_at = coalesce(started_at, %(now)s)"
-            " WHERE id = (SELECT id FROM turns WHERE worker_id = %(worker_id)s"
-            " AND status <> 'completed' ORDER BY position LIMIT 1)"
-            " RETURNING id, organization_id, worker_id, input, budget, source, attempt, crashes,"
-            " cancel_requested, created_at, started_at,"
-            " ARRAY[steps, input_tokens, output_tokens, reasoning_tokens, cache_read_tokens,"
-            " cache_write_tokens, model_cost_nano, tool_cost_nano, sandbox_cost_nano,"
-            " internal_cost_nano] AS spent",
-            worker_id=worker_id,
-            node=node,
-            model=model,
-            forgiven=list(forgiven),
-            now=datetime.now(UTC),
-        )
+    parameters: dict[str, object] = {
+        "worker_id": worker_id,
+        "node": node,
+        "model": model,
+        "forgiven": list(forgiven),
+        "now": datetime.now(UTC),
+    }
+    # Nearly always there is a turn, and this one statement is all that it takes.
+    async with database.system().statements() as sql:
+        row = await sql.first(_ClaimRow, _CLAIM, **parameters)
+    if row is None:
+        # A turn that was just being accepted, or was ended meanwhile, is not seen by a statement
+        # that waited for the lock. To say that there is none, the look must come after the lock.
+        async with database.system().transaction() as sql:
+            await sql.run("SELECT 1 FROM workers WHERE id = %(id)s FOR NO KEY UPDATE", id=worker_id)
+            row = await sql.first(_ClaimRow, _CLAIM, **parameters)
     return row.turn() if row else None
+
+
+# Holds the worker's row as `accept.lock_worker` does, so that nobody cancels the turn meanwhile.
+_CLAIM: LiteralString = """
+WITH worker AS (SELECT id FROM workers WHERE id = %(worker_id)s FOR NO KEY UPDATE)
+UPDATE turns SET status = 'running', attempt = attempt + 1, model = %(model)s,
+    crashes = crashes
+        + (status = 'running' AND NOT released AND turns.id <> ALL(%(forgiven)s))::int,
+    released = false, node = %(node)s, started_at = coalesce(started_at, %(now)s)
+FROM worker
+WHERE status <> 'completed' AND turns.id = (SELECT t.id FROM turns t WHERE t.worker_id = worker.id
+    AND t.status <> 'completed' ORDER BY t.position LIMIT 1)
+RETURNING turns.id, organization_id, worker_id, input, budget, source, attempt, crashes,
+    cancel_requested, created_at, started_at,
+    EXISTS (SELECT 1 FROM messages m WHERE m.worker_id = turns.worker_id) AS has_history,
+    ARRAY[steps, input_tokens, output_tokens, reasoning_tokens, cache_read_tokens,
+        cache_write_tokens, model_cost_nano, tool_cost_nano, sandbox_cost_nano,
+        internal_cost_nano] AS spent
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +145,7 @@ class _ClaimRow:
     cancel_requested: bool
     created_at: datetime
     started_at: datetime
+    has_history: bool
     spent: list[int]
 
     def turn(self) -> ClaimedTurn:
@@ -147,6 +161,7 @@ class _ClaimRow:
             cancel_requested=self.cancel_requested,
             created_at=self.created_at,
             started_at=self.started_at,
+            has_history=self.has_history,
             spending=Spending(*self.spent),
         )
 
