@@ -477,12 +477,12 @@ class TurnRun:
         )
 
     def _writes(self, effects: Effects) -> list[Write]:
-        worker_id = self._turn.worker_id
-        changes = (
-            functools.partial(files.apply, worker_id=worker_id, change=change)
-            for change in effects.files
+        if not effects.files:
+            return effects.writes
+        apply = functools.partial(
+            files.apply, worker_id=self._turn.worker_id, changes=effects.files
         )
-        return [*changes, *effects.writes]
+        return [apply, *effects.writes]
 
     def _tell_result(self, part: ToolReturnPart, changes: Sequence[files.Change]) -> None:
         if part.outcome != "success":

@@ -1,0 +1,31 @@
+"""A worker's files: the manifest, the rules for paths and sizes, and the bytes.
+
+The manifest row is the truth; bytes are blobs that were stored before the row that names them.
+"""
+
+from handinger.files.manifest import Change, File, apply, find, load, remove
+from handinger.files.paths import (
+    UNPUBLISHED_FOLDERS,
+    FileError,
+    is_published_by_default,
+    media_type,
+    normalize,
+    url,
+)
+from handinger.files.workspace import Workspace
+
+__all__ = [
+    "UNPUBLISHED_FOLDERS",
+    "Change",
+    "File",
+    "FileError",
+    "Workspace",
+    "apply",
+    "find",
+    "is_published_by_default",
+    "load",
+    "media_type",
+    "normalize",
+    "remove",
+    "url",
+]

@@ -1,0 +1,70 @@
+"""The rules for the paths of files, and what a path says about a file."""
+
+import mimetypes
+from urllib.parse import quote
+
+from handinger.errors import HandingerServerError
+from handinger.ids import WorkerId
+from handinger.settings import Settings
+
+# Files there are the worker's own business, or came in from outside.
+UNPUBLISHED_FOLDERS = ("scratchpad", "inbox")
+_MAX_PATH_BYTES = 1024
+
+
+class FileError(HandingerServerError):
+    """A file cannot be read or written; the message is fit for the model that asked."""
+
+
+def normalize(path: str) -> str:
+    """A path inside the workspace, without `.` and doubled slashes.
+
+    Raises FileError for an absolute path, one that leads out, or one that no file can have.
+    """
+    if "\0" in path:
+        raise FileError("A path may not contain a NUL character.")
+    if path.startswith(("/", "~")):
+        raise FileError(f"{path!r} is absolute; give a path relative to the workspace.")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise FileError(f"{path!r} leads out of the workspace.")
+    if not parts:
+        raise FileError("The path of a file is needed.")
+    normal = "/".join(parts)
+    try:
+        size = len(normal.encode())
+    except UnicodeEncodeError as error:
+        raise FileError("A path must be valid Unicode.") from error
+    if size > _MAX_PATH_BYTES:
+        raise FileError(f"A path may have at most {_MAX_PATH_BYTES} bytes.")
+    return normal
+
+
+def is_published_by_default(path: str) -> bool:
+    """Whether writing this file publishes it: not under scratchpad/ or inbox/, nor hidden."""
+    parts = path.split("/")
+    return parts[0] not in UNPUBLISHED_FOLDERS and not any(part.startswith(".") for part in parts)
+
+
+def media_type(path: str, content: bytes) -> str:
+    """By name, else by content: UTF-8 without NUL is plain text."""
+    guessed, encoding = mimetypes.guess_type(path, strict=False)
+    if guessed and encoding is None:
+        return guessed
+    if encoding is not None:
+        return f"application/{encoding}"
+    head = content[:4096]
+    if b"\0" in head:
+        return "application/octet-stream"
+    try:
+        # A character may be cut at the end of the head.
+        head.decode("utf-8", errors="strict")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:
+            return "application/octet-stream"
+    return "text/plain"
+
+
+def url(settings: Settings, worker_id: WorkerId, path: str) -> str:
+    """Where the bytes of a file are served."""
+    return f"{settings.base_url}/api/workers/{worker_id}/files/{quote(path)}"

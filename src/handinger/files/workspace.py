@@ -1,0 +1,105 @@
+"""The files of one worker, as its agent uses them: found, read, and prepared to be written.
+
+Bytes are stored as blobs before the row that names them is committed.
+"""
+
+from dataclasses import dataclass
+
+from handinger.files import manifest
+from handinger.files.manifest import Change, File
+from handinger.files.paths import FileError, is_published_by_default, media_type, normalize
+from handinger.ids import OrganizationId, WorkerId
+from handinger.settings import Settings
+from handinger.storage.blobs import Blobs
+from handinger.storage.database import Database
+
+
+class Workspace:
+    """The files of one worker, as its agent uses them."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: Blobs,
+        settings: Settings,
+        *,
+        organization_id: OrganizationId,
+        worker_id: WorkerId,
+    ) -> None:
+        self._tenant = database.tenant(organization_id)
+        self._blobs = blobs
+        self._settings = settings
+        self.worker_id = worker_id
+
+    async def find(self, path: str) -> File:
+        """The file at this path. Raises FileError."""
+        normal = normalize(path)
+        async with self._tenant.statements() as sql:
+            file = await manifest.find(sql, self.worker_id, normal)
+        if file is None:
+            raise FileError(f"There is no file {normal!r} in the workspace; see list_files.")
+        return file
+
+    async def read(self, file: File) -> bytes:
+        """The bytes of a file."""
+        return await self._blobs.read(self.worker_id, file.sha256)
+
+    async def list(self, folder: str = ".") -> list[File]:
+        """Every file under a folder, by path. Raises FileError for a folder that leads out."""
+        prefix = "" if folder.strip("/") in ("", ".") else normalize(folder) + "/"
+        async with self._tenant.statements() as sql:
+            return await manifest.load(sql, self.worker_id, prefix=prefix)
+
+    async def prepare(self, path: str, content: bytes) -> Change:
+        """Store the bytes of a file that is about to be written; nothing is visible yet.
+
+        Raises FileError when a limit would be passed.
+        """
+        normal = normalize(path)
+        limit = self._settings.max_file_bytes
+        if len(content) > limit:
+            raise FileError(f"{normal!r} has {len(content)} bytes; a file may have {limit}.")
+        await self._require_room(normal, len(content))
+        return Change(
+            path=normal,
+            sha256=await self._blobs.put(self.worker_id, content),
+            size=len(content),
+            media_type=media_type(normal, content),
+            published=is_published_by_default(normal),
+        )
+
+    async def _require_room(self, path: str, size: int) -> None:
+        async with self._tenant.statements() as sql:
+            others = await sql.first(
+                _Room,
+                "SELECT count(*) AS files, coalesce(sum(size), 0)::bigint AS bytes,"
+                " coalesce(bool_or(starts_with(path, %(path)s || '/')), false) AS is_folder,"
+                " coalesce(bool_or(starts_with(%(path)s, path || '/')), false) AS under_file"
+                " FROM files WHERE organization_id = %(organization_id)s"
+                " AND worker_id = %(worker_id)s AND path <> %(path)s",
+                worker_id=self.worker_id,
+                path=path,
+            )
+        assert others is not None
+        if others.is_folder:
+            raise FileError(f"{path!r} is a folder.")
+        if others.under_file:
+            raise FileError(f"A part of {path!r} is a file, not a folder.")
+        if others.files + 1 > self._settings.max_workspace_files:
+            raise FileError(
+                f"The workspace has {others.files} files; "
+                f"it may have {self._settings.max_workspace_files}."
+            )
+        if others.bytes + size > self._settings.max_workspace_bytes:
+            raise FileError(
+                f"The workspace would have {others.bytes + size} bytes; "
+                f"it may have {self._settings.max_workspace_bytes}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    files: int
+    bytes: int
+    is_folder: bool
+    under_file: bool
