@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any, Protocol
 
 from handinger import AsyncHandinger, Event, Handinger
@@ -23,6 +24,10 @@ class Face(Protocol):
         """The events of a method that streams, and the stream itself."""
         ...
 
+    def collect(self, given: Any) -> list[Any]:
+        """All of an iterator, of whichever kind."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -31,7 +36,10 @@ class SyncFace:
         self.client = Handinger(api_key=KEY, base_url=base_url, **options)
 
     def call(self, method: str, *args: Any, **params: Any) -> Any:
-        return getattr(self.client.workers, method)(*args, **params)
+        return method_of(self.client.workers, method)(*args, **params)
+
+    def collect(self, given: Any) -> list[Any]:
+        return list(given)
 
     def stream(self, method: str, *args: Any, **params: Any) -> tuple[list[Event], Any]:
         with self.call(method, *args, **params) as stream:
@@ -47,7 +55,14 @@ class AsyncFace:
         self.client = AsyncHandinger(api_key=KEY, base_url=base_url, **options)
 
     def call(self, method: str, *args: Any, **params: Any) -> Any:
-        return self.runner.run(getattr(self.client.workers, method)(*args, **params))
+        given = method_of(self.client.workers, method)(*args, **params)
+        return self.runner.run(given) if asyncio.iscoroutine(given) else given
+
+    def collect(self, given: Any) -> list[Any]:
+        async def collect() -> list[Any]:
+            return [item async for item in given]
+
+        return self.runner.run(collect())
 
     def stream(self, method: str, *args: Any, **params: Any) -> tuple[list[Event], Any]:
         async def collect() -> tuple[list[Event], Any]:
@@ -59,3 +74,8 @@ class AsyncFace:
     def close(self) -> None:
         self.runner.run(self.client.close())
         self.runner.close()
+
+
+def method_of(workers: Any, path: str) -> Any:
+    """A method by its name, such as `retrieve` or `schedules.list`."""
+    return functools.reduce(getattr, path.split("."), workers)

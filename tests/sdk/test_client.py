@@ -124,8 +124,8 @@ def test_an_unknown_parameter_is_a_type_error(face: Face):
         ),
         (
             "retrieve_turn",
-            [WORKER_ID, "trn_1"],
-            {},
+            ["trn_1"],
+            {"worker_id": WORKER_ID},
             f"GET {ONE}/turns/trn_1",
             None,
             None,
@@ -250,7 +250,7 @@ def test_each_status_has_its_error(stub: Stub, face: Face, status: int, name: st
     error = caught.value
     assert type(error).__name__ == name
     assert (error.status_code, error.code, error.message) == (status, "bad", "It is wrong.")
-    assert (error.details[0].path, error.details[0].message) == (["when", 0], "must be later")
+    assert (error.details[0].path, error.details[0].message) == (("when", 0), "must be later")
     assert error.request_id == "req_1"
     assert str(error) == "It is wrong."
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import httpx2
 
+from handinger.sdk import uploads
 from handinger.sdk.exchange import Close, Effect, Flow, Read, Receive, Reply, Request, Send, Sleep
 
 T = TypeVar("T")
@@ -22,14 +22,22 @@ class Origin:
     base_url: str
     headers: Mapping[str, str]
 
-    def build(self, http: httpx2.Client | httpx2.AsyncClient, request: Request) -> httpx2.Request:
+    def build(
+        self,
+        http: httpx2.Client | httpx2.AsyncClient,
+        request: Request,
+        files: Sequence[uploads.Field],
+    ) -> httpx2.Request:
         """The request as the HTTP client sends it; the client itself is left as it is."""
         return http.build_request(
             request.method,
             self.base_url + request.path,
             params=dict(request.query) or None,
-            json=request.body,
+            json=None if files else request.body,
+            data=request.form if files else None,
+            files=files or None,
             headers={**self.headers, **request.headers},
+            timeout=httpx2.USE_CLIENT_DEFAULT if request.timeout == "default" else request.timeout,
         )
 
 
@@ -59,8 +67,9 @@ class Driver:
     def _perform(self, effect: Effect) -> object:
         match effect:
             case Send(request):
-                built = self._origin.build(self._http, request)
-                response = self._http.send(built, stream=True)
+                with uploads.opened(request.uploads) as files:
+                    built = self._origin.build(self._http, request, files)
+                    response = self._http.send(built, stream=True)
                 return Reply(response, response.iter_bytes())
             case Read(reply):
                 return reply.response.read()
@@ -99,8 +108,9 @@ class AsyncDriver:
     async def _perform(self, effect: Effect) -> object:
         match effect:
             case Send(request):
-                built = self._origin.build(self._http, request)
-                response = await self._http.send(built, stream=True)
+                with uploads.opened(request.uploads) as files:
+                    built = self._origin.build(self._http, request, files)
+                    response = await self._http.send(built, stream=True)
                 return Reply(response, response.aiter_bytes())
             case Read(reply):
                 return await reply.response.aread()
@@ -110,4 +120,7 @@ class AsyncDriver:
             case Close(reply):
                 return await reply.response.aclose()
             case Sleep(seconds):
+                # Blocking programs do without it, and it takes a while to load.
+                import asyncio
+
                 return await asyncio.sleep(seconds)

@@ -3,6 +3,8 @@
 HandingerError
 ├── MissingAPIKeyError             no key was given and HANDINGER_API_KEY is not set
 ├── InvalidPathError               an id or a file's path that cannot stand in a URL
+├── UploadError                    a file that cannot be sent
+├── DownloadError                  a file that arrived and cannot be kept
 ├── APIConnectionError             no complete answer came
 │   └── APITimeoutError            ... in time
 ├── APIResponseError               an answer that is not of this API
@@ -22,10 +24,12 @@ A turn that fails is not among them: it is a `Worker` whose `error` is set.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import httpx2
-from pydantic import BaseModel, ValidationError
 
 
 class HandingerError(Exception):
@@ -44,6 +48,14 @@ class InvalidPathError(HandingerError, ValueError):
     """An id or a file's path that a URL would resolve to another endpoint."""
 
 
+class UploadError(HandingerError):
+    """A file that is to be sent is not there, or is none."""
+
+
+class DownloadError(HandingerError):
+    """A file changed while it was fetched, and what it is written to cannot begin anew."""
+
+
 class APIConnectionError(HandingerError):
     """No complete answer came; whether the server did what was asked is unknown."""
 
@@ -56,10 +68,11 @@ class APIResponseError(HandingerError):
     """The answer is not one of this API, so something else listens there."""
 
 
-class ErrorDetail(BaseModel):
+@dataclass(frozen=True, slots=True)
+class ErrorDetail:
     """One invalid value of the request: where it stands and what is wrong with it."""
 
-    path: list[str | int] = []
+    path: tuple[str | int, ...] = ()
     message: str = ""
 
 
@@ -130,34 +143,48 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
 }
 
 
-class _ErrorBody(BaseModel):
-    error: str
-    code: str | None = None
-    details: list[ErrorDetail] = []
-
-
 def of_response(response: httpx2.Response) -> APIStatusError:
     """The error that an answer with an error status means; the body must have been read."""
     status_code = response.status_code
-    body = _read_body(response)
     default = InternalServerError if status_code >= 500 else APIStatusError
+    body = _read_body(response)
+    message = body.get("error")
+    code = body.get("code")
     return _BY_STATUS.get(status_code, default)(
-        body.error,
+        message if isinstance(message, str) else _describe(response),
         status_code=status_code,
-        code=body.code,
-        details=body.details,
+        code=code if isinstance(code, str) else None,
+        details=_read_details(body.get("details")),
         request_id=response.headers.get("x-request-id"),
     )
 
 
-def _read_body(response: httpx2.Response) -> _ErrorBody:
+def _read_body(response: httpx2.Response) -> dict[str, object]:
     """Proxies answer too, and not in JSON; what they say is not for a terminal."""
     try:
-        return _ErrorBody.model_validate_json(response.content)
-    except ValidationError:
-        said = f"The server answered {response.status_code} {response.reason_phrase}".rstrip()
-        location = response.headers.get("location")
-        return _ErrorBody(error=f"{said}, to {location}." if location else f"{said}.")
+        body: object = json.loads(response.content)
+    except ValueError:
+        return {}
+    return cast("dict[str, object]", body) if isinstance(body, dict) else {}
+
+
+def _describe(response: httpx2.Response) -> str:
+    said = f"The server answered {response.status_code} {response.reason_phrase}".rstrip()
+    location = response.headers.get("location")
+    return f"{said}, to {location}." if location else f"{said}."
+
+
+def _read_details(value: object) -> list[ErrorDetail]:
+    listed = cast("list[object]", value) if isinstance(value, list) else []
+    details: list[ErrorDetail] = []
+    for item in listed:
+        detail = cast("dict[str, object]", item) if isinstance(item, dict) else {}
+        message, path = detail.get("message"), detail.get("path")
+        steps = cast("list[object]", path) if isinstance(path, list) else []
+        if isinstance(message, str):
+            known = tuple(step for step in steps if isinstance(step, (str, int)))
+            details.append(ErrorDetail(known, message))
+    return details
 
 
 def of_transport(error: httpx2.RequestError, *, base_url: str) -> APIConnectionError:

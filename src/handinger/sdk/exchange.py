@@ -9,18 +9,26 @@ from __future__ import annotations
 
 import datetime
 import email.utils
+import json
 import random
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar
 
 import httpx2
 
 from handinger.sdk import errors
 from handinger.sdk.errors import HandingerError
-from handinger.sdk.models import JsonObject
+from handinger.sdk.uploads import Upload
+
+if TYPE_CHECKING:
+    from handinger.sdk.models import JsonObject
+
+# Seconds, or each phase by itself; None waits for ever.
+Timeout: TypeAlias = "float | httpx2.Timeout | Literal['default'] | None"
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 8.0
@@ -45,6 +53,20 @@ class Request:
     query: Mapping[str, str] = field(default_factory=dict[str, str])
     body: JsonObject | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    uploads: tuple[Upload, ...] = ()
+    # How long the server may be silent; the client's own limit if it is not said here.
+    timeout: Timeout = "default"
+
+    @property
+    def form(self) -> dict[str, str]:
+        """The body as the fields of a form, beside which files can be sent."""
+        return {name: _form_value(value) for name, value in (self.body or {}).items()}
+
+
+def _form_value(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +74,11 @@ class Operation(Generic[T]):
     """A request and the reading of its answer."""
 
     request: Request
-    parse: Callable[[httpx2.Response], T]
+    read: Callable[[httpx2.Response], T]
+
+    def then(self, change: Callable[[T], U]) -> Operation[U]:
+        """The same, with something done to what was read."""
+        return Operation(self.request, lambda response: change(self.read(response)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +193,10 @@ class Attempts:
                 raise outcome.error
             yield Sleep(self.delay_s(failures, at_least_s=outcome.retry_after_s))
 
-    def call(self, operation: Operation[T]) -> Flow[T]:
-        """The result of an operation."""
+    def call(self, operation: Operation[T]) -> Flow[httpx2.Response]:
+        """The answer to an operation, to be read."""
         reply = yield from self.until_answered(operation.request, streamed=False)
-        return operation.parse(reply.response)
+        return reply.response
 
 
 def _refusal(response: httpx2.Response) -> Failure:

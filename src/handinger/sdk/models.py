@@ -6,9 +6,24 @@ may grow. So a newer server never breaks an older client.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, cast
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    Tag,
+    TypeAdapter,
+)
+
+from handinger.sdk.errors import HandingerError
+
+if TYPE_CHECKING:
+    from handinger.sdk.streams import WorkerEvents
 
 JsonObject: TypeAlias = dict[str, JsonValue]
 
@@ -20,7 +35,13 @@ TurnSource: TypeAlias = Literal["api", "schedule", "email", "agent"]
 class ApiObject(BaseModel):
     """The base of all; fields that this version does not know are attributes too."""
 
-    model_config = ConfigDict(extra="allow", validate_by_name=True, validate_by_alias=True)
+    model_config = ConfigDict(
+        extra="allow",
+        validate_by_name=True,
+        validate_by_alias=True,
+        # Building all of them takes longer than to fetch a worker; most programs see a few.
+        defer_build=True,
+    )
 
     def to_dict(self) -> JsonObject:
         """As it came: the names on the wire, and only what was sent."""
@@ -226,6 +247,23 @@ class Worker(ApiObject):
     usage: Usage | None = None
     url: str = ""
 
+    # Given by the client that the worker came from.
+    _follow: Callable[[str], WorkerEvents] | None = PrivateAttr(default=None)
+
+    def follow(self) -> WorkerEvents:
+        """Watch it: the conversation, then what runs or waits, live, until it is idle.
+
+        `for event in worker.follow()` with `Handinger`, `async for` with `AsyncHandinger`.
+        """
+        if self._follow is None:
+            raise HandingerError("This worker came from no client; use client.workers.follow(id).")
+        return self._follow(self.id)
+
+    def bind(self, follow: Callable[[str], WorkerEvents]) -> Worker:
+        """Make `follow` work; clients do it by themselves."""
+        self._follow = follow
+        return self
+
 
 class WorkerPage(ApiObject):
     """Some workers, newest first, without their messages."""
@@ -264,3 +302,80 @@ class Deletion(ApiObject):
     """What a delete answers."""
 
     deleted: bool = False
+
+
+class Cancellation(ApiObject):
+    """What the cancelling of a schedule answers."""
+
+    cancelled: bool = False
+
+
+class Schedule(ApiObject):
+    """When a worker gets an instruction by itself.
+
+    The classes below are the known types, this one stands for others.
+    """
+
+    id: str
+    type: str
+    input: str = ""
+    budget: Budget | str = "standard"
+    next_run_at: Annotated[str | None, Field(alias="nextRunAt")] = None
+
+
+class ScheduledSchedule(Schedule):
+    """Once, at a date."""
+
+    type: Literal["scheduled"] = "scheduled"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class DelayedSchedule(Schedule):
+    """Once, after a while."""
+
+    type: Literal["delayed"] = "delayed"  # pyright: ignore[reportIncompatibleVariableOverride]
+    delay_in_seconds: Annotated[int, Field(alias="delayInSeconds")] = 0
+
+
+class CronSchedule(Schedule):
+    """Again and again, as a cron expression says."""
+
+    type: Literal["cron"] = "cron"  # pyright: ignore[reportIncompatibleVariableOverride]
+    cron: str = ""
+    timezone: str | None = None
+
+
+class IntervalSchedule(Schedule):
+    """Again and again, counted from its creation."""
+
+    type: Literal["interval"] = "interval"  # pyright: ignore[reportIncompatibleVariableOverride]
+    interval_seconds: Annotated[int, Field(alias="intervalSeconds")] = 0
+
+
+_SCHEDULE_TAGS = frozenset({"scheduled", "delayed", "cron", "interval"})
+
+
+def _tag_of_schedule(schedule: object) -> str:
+    if isinstance(schedule, Schedule):
+        kind: object = schedule.type
+    else:
+        kind = cast("dict[str, object]", schedule).get("type") if isinstance(schedule, dict) else ""
+    return kind if isinstance(kind, str) and kind in _SCHEDULE_TAGS else "other"
+
+
+WorkerSchedule: TypeAlias = Annotated[
+    Annotated[ScheduledSchedule, Tag("scheduled")]
+    | Annotated[DelayedSchedule, Tag("delayed")]
+    | Annotated[CronSchedule, Tag("cron")]
+    | Annotated[IntervalSchedule, Tag("interval")]
+    | Annotated[Schedule, Tag("other")],
+    Discriminator(_tag_of_schedule),
+]
+WORKER_SCHEDULE: TypeAdapter[WorkerSchedule] = TypeAdapter(WorkerSchedule)
+JSON_STRING: TypeAdapter[str] = TypeAdapter(str, config=ConfigDict(strict=True))
+
+
+class WorkerSchedules(ApiObject):
+    """The schedules of a worker that are still to fire, soonest first."""
+
+    schedules: list[WorkerSchedule] = []
+    worker_id: Annotated[str, Field(alias="workerId")] = ""

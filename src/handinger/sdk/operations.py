@@ -2,45 +2,69 @@
 
 from __future__ import annotations
 
+import datetime
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Required, TypedDict, TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, Required, TypeAlias, TypedDict, Unpack, cast
 from urllib.parse import quote
 
-import httpx2
-from pydantic import JsonValue, ValidationError
+from handinger.sdk import answers, uploads
+from handinger.sdk.answers import FileContent
+from handinger.sdk.errors import InvalidPathError
+from handinger.sdk.exchange import Operation, Request, Timeout
+from handinger.sdk.uploads import FileInput, Upload
 
-from handinger.sdk.errors import APIResponseError, InvalidPathError
-from handinger.sdk.exchange import Operation, Request
-from handinger.sdk.models import (
-    ApiObject,
-    Budget,
-    Deletion,
-    JsonObject,
-    Turn,
-    TurnPage,
-    Worker,
-    WorkerPage,
-    WorkerStatus,
-)
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
-M = TypeVar("M", bound=ApiObject)
+    from handinger.sdk.models import (
+        Budget,
+        Cancellation,
+        Deletion,
+        JsonObject,
+        Turn,
+        TurnPage,
+        Worker,
+        WorkerPage,
+        WorkerSchedule,
+        WorkerSchedules,
+        WorkerStatus,
+    )
 
 _WORKERS = "/api/workers"
 _EVENT_STREAM = {"accept": "text/event-stream"}
 
 
-class ContinueParams(TypedDict, total=False):
+class RequestOptions(TypedDict, total=False):
+    """What every method takes beside its own parameters."""
+
+    extra_headers: Mapping[str, str] | None
+    """Sent along, and instead of ours where the names are the same."""
+    extra_query: Mapping[str, str] | None
+    """Added to the URL."""
+    extra_body: Mapping[str, JsonValue] | None
+    """Added to the JSON object of a POST."""
+    timeout: Timeout
+    """How long the server may be silent, in seconds; the client's own limit by default."""
+
+
+class PostOptions(RequestOptions, total=False):
+    """What every method takes that starts something."""
+
+    idempotency_key: str | None
+    """The same key within 24 hours joins the first request; by default each call makes its own."""
+
+
+class ContinueParams(PostOptions, total=False):
     """What an instruction to a worker may say."""
 
     input: Required[str]
     """What to do, 1 to 100,000 characters."""
     budget: Budget | None
     """The hard cap for this turn, `standard` by default."""
-    idempotency_key: str | None
-    """The same key within 24 hours joins the first request; by default each call makes its own."""
+    files: Iterable[FileInput] | None
+    """Files for the workspace: paths, open files, or (name, content[, media type])."""
 
 
 class CreateParams(ContinueParams, total=False):
@@ -50,21 +74,45 @@ class CreateParams(ContinueParams, total=False):
     """Yours to use; it is echoed in `Worker.metadata`."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileContent:
-    """A file of a worker's workspace, whole."""
+class RunOptions(PostOptions, total=False):
+    """What `run` takes beside the instruction: the same as `create`."""
 
-    content: bytes
-    media_type: str
-    etag: str | None = None
+    budget: Budget | None
+    files: Iterable[FileInput] | None
+    metadata: Mapping[str, JsonValue] | None
 
-    def read(self) -> bytes:
-        """The bytes."""
-        return self.content
 
-    def write_to_file(self, path: str | Path) -> None:
-        """Create or replace the file at `path`."""
-        Path(path).write_bytes(self.content)
+class ScheduledWhen(TypedDict):
+    """Once, at a date; text without an offset is UTC."""
+
+    type: Literal["scheduled"]
+    date: str | datetime.datetime
+
+
+class DelayedWhen(TypedDict):
+    """Once, after so many seconds."""
+
+    type: Literal["delayed"]
+    delay_in_seconds: int
+
+
+class CronWhen(TypedDict, total=False):
+    """Again and again, as five fields say; in UTC unless there is a timezone."""
+
+    type: Required[Literal["cron"]]
+    cron: Required[str]
+    timezone: str
+
+
+class IntervalWhen(TypedDict):
+    """Again and again, every so many seconds."""
+
+    type: Literal["interval"]
+    interval_seconds: int
+
+
+When: TypeAlias = "ScheduledWhen | DelayedWhen | CronWhen | IntervalWhen"
+_WIRE_NAMES = {"delay_in_seconds": "delayInSeconds", "interval_seconds": "intervalSeconds"}
 
 
 def create(
@@ -72,14 +120,16 @@ def create(
     input: str,
     budget: Budget | None = None,
     metadata: Mapping[str, JsonValue] | None = None,
-    idempotency_key: str | None = None,
+    files: Iterable[FileInput] | None = None,
     background: bool = False,
+    **options: Unpack[PostOptions],
 ) -> Operation[Worker]:
     """A new worker and its first turn."""
     body = _instruction(input, budget)
     if metadata is not None:
         body["metadata"] = dict(metadata)
-    return Operation(_post(_WORKERS, body, idempotency_key, background), _reader(Worker))
+    request = _post(_WORKERS, body, files=files, background=background, **options)
+    return Operation(request, answers.read_worker)
 
 
 def continue_(
@@ -87,13 +137,14 @@ def continue_(
     *,
     input: str,
     budget: Budget | None = None,
-    idempotency_key: str | None = None,
+    files: Iterable[FileInput] | None = None,
     background: bool = False,
+    **options: Unpack[PostOptions],
 ) -> Operation[Worker]:
     """The next turn in the same conversation."""
     body = _instruction(input, budget)
-    request = _post(_worker(worker_id), body, idempotency_key, background)
-    return Operation(request, _reader(Worker))
+    request = _post(_worker(worker_id), body, files=files, background=background, **options)
+    return Operation(request, answers.read_worker)
 
 
 def streamed(operation: Operation[Worker]) -> Request:
@@ -101,18 +152,20 @@ def streamed(operation: Operation[Worker]) -> Request:
     request = operation.request
     if "prefer" in request.headers:
         raise ValueError("a turn is either streamed or in the background")
-    return Request(
-        method=request.method,
-        path=request.path,
+    return replace(
+        request,
         body={**(request.body or {}), "stream": True},
         headers={**request.headers, **_EVENT_STREAM},
     )
 
 
-def retrieve(worker_id: str, *, messages: bool = True) -> Operation[Worker]:
+def retrieve(
+    worker_id: str, *, messages: bool = True, **options: Unpack[RequestOptions]
+) -> Operation[Worker]:
     """A worker as of now."""
     query = {} if messages else {"messages": "false"}
-    return Operation(Request("GET", _worker(worker_id), query=query), _reader(Worker))
+    request = _request("GET", _worker(worker_id), query=query, **options)
+    return Operation(request, answers.read_worker)
 
 
 def list_workers(
@@ -120,70 +173,164 @@ def list_workers(
     limit: int | None = None,
     cursor: str | None = None,
     status: WorkerStatus | None = None,
+    **options: Unpack[RequestOptions],
 ) -> Operation[WorkerPage]:
     """Workers, newest first."""
     query = _query(limit=limit, cursor=cursor, status=status)
-    return Operation(Request("GET", _WORKERS, query=query), _reader(WorkerPage))
+    return Operation(_request("GET", _WORKERS, query=query, **options), answers.read_worker_page)
 
 
 def cancel(
-    worker_id: str, *, turn_id: str | None = None, idempotency_key: str | None = None
+    worker_id: str, *, turn_id: str | None = None, **options: Unpack[PostOptions]
 ) -> Operation[Worker]:
     """Stop the running turn and drop the waiting ones, or one turn only."""
     body: JsonObject = {} if turn_id is None else {"turnId": turn_id}
-    request = _post(f"{_worker(worker_id)}/cancel", body, idempotency_key)
-    return Operation(request, _reader(Worker))
+    return Operation(_post(f"{_worker(worker_id)}/cancel", body, **options), answers.read_worker)
 
 
-def delete(worker_id: str) -> Operation[Deletion]:
+def delete(worker_id: str, **options: Unpack[RequestOptions]) -> Operation[Deletion]:
     """Remove a worker and all that is its own."""
-    return Operation(Request("DELETE", _worker(worker_id)), _reader(Deletion))
+    return Operation(_request("DELETE", _worker(worker_id), **options), answers.read_deletion)
 
 
 def list_turns(
-    worker_id: str, *, limit: int | None = None, cursor: str | None = None
+    worker_id: str,
+    *,
+    limit: int | None = None,
+    cursor: str | None = None,
+    **options: Unpack[RequestOptions],
 ) -> Operation[TurnPage]:
     """The turns of a worker, newest first."""
     query = _query(limit=limit, cursor=cursor)
-    return Operation(Request("GET", f"{_worker(worker_id)}/turns", query=query), _reader(TurnPage))
+    request = _request("GET", f"{_worker(worker_id)}/turns", query=query, **options)
+    return Operation(request, answers.read_turn_page)
 
 
-def retrieve_turn(worker_id: str, turn_id: str) -> Operation[Turn]:
+def retrieve_turn(
+    worker_id: str, turn_id: str, **options: Unpack[RequestOptions]
+) -> Operation[Turn]:
     """One turn."""
     path = f"{_worker(worker_id)}/turns/{_segment(turn_id)}"
-    return Operation(Request("GET", path), _reader(Turn))
+    return Operation(_request("GET", path, **options), answers.read_turn)
 
 
-def retrieve_file(worker_id: str, path: str) -> Operation[FileContent]:
+def retrieve_email(worker_id: str, **options: Unpack[RequestOptions]) -> Operation[str]:
+    """The address of a worker."""
+    request = _request("GET", f"{_worker(worker_id)}/email", **options)
+    return Operation(request, answers.read_address)
+
+
+def retrieve_file(
+    worker_id: str, path: str, **options: Unpack[RequestOptions]
+) -> Operation[FileContent]:
     """Any regular file of a worker's workspace."""
     segments = "/".join(_segment(name) for name in path.split("/"))
-    request = Request("GET", f"{_worker(worker_id)}/files/{segments}", headers={"accept": "*/*"})
-    return Operation(request, _read_file)
+    path = f"{_worker(worker_id)}/files/{segments}"
+    return Operation(_request("GET", path, headers={"accept": "*/*"}, **options), answers.read_file)
+
+
+def list_schedules(worker_id: str, **options: Unpack[RequestOptions]) -> Operation[WorkerSchedules]:
+    """What is still to fire, soonest first."""
+    request = _request("GET", _schedules(worker_id), **options)
+    return Operation(request, answers.read_schedules)
+
+
+def create_schedule(
+    worker_id: str,
+    *,
+    input: str,
+    when: When | Mapping[str, JsonValue],
+    budget: Budget | None = None,
+    **options: Unpack[PostOptions],
+) -> Operation[WorkerSchedule]:
+    """An instruction that a worker gets by itself."""
+    body: JsonObject = {**_instruction(input, budget), "when": _when(when)}
+    return Operation(_post(_schedules(worker_id), body, **options), answers.read_schedule)
+
+
+def cancel_schedule(
+    worker_id: str, schedule_id: str, **options: Unpack[RequestOptions]
+) -> Operation[Cancellation]:
+    """Nothing fires any more."""
+    path = f"{_schedules(worker_id)}/{_segment(schedule_id)}"
+    return Operation(_request("DELETE", path, **options), answers.read_cancellation)
 
 
 def stream_updates(
-    worker_id: str, *, last_event_id: str | None = None, messages: bool = True
+    worker_id: str,
+    *,
+    last_event_id: str | None = None,
+    messages: bool = True,
+    **options: Unpack[RequestOptions],
 ) -> Request:
     """The events of a worker, after a place or from the beginning."""
     headers = dict(_EVENT_STREAM)
     if last_event_id:
         headers["last-event-id"] = last_event_id
     query = {} if messages else {"messages": "false"}
-    return Request("GET", f"{_worker(worker_id)}/stream", query=query, headers=headers)
+    path = f"{_worker(worker_id)}/stream"
+    return _request("GET", path, query=query, headers=headers, **options)
 
 
 def _instruction(input: str, budget: Budget | None) -> JsonObject:
     return {"input": input} if budget is None else {"input": input, "budget": budget}
 
 
+def _when(when: When | Mapping[str, JsonValue]) -> JsonObject:
+    """As it stands on the wire; the names of the wire may be given as well."""
+    return {_WIRE_NAMES.get(name, name): _date(value) for name, value in when.items()}
+
+
+def _date(value: object) -> JsonValue:
+    if isinstance(value, datetime.datetime):
+        return value.isoformat()
+    return cast("JsonValue", value)
+
+
 def _post(
-    path: str, body: JsonObject, idempotency_key: str | None, background: bool = False
+    path: str,
+    body: JsonObject,
+    *,
+    files: Iterable[FileInput] | None = None,
+    background: bool = False,
+    idempotency_key: str | None = None,
+    **options: Unpack[RequestOptions],
 ) -> Request:
     # Retries carry the same key, so that they join the first attempt and never pay twice.
-    headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}
+    key = idempotency_key or str(uuid.uuid4())
+    headers = {"idempotency-key": key}
     if background:
         headers["prefer"] = "respond-async"
-    return Request("POST", path, body=body, headers=headers)
+    sent = uploads.of_inputs(files or ())
+    if sent:
+        # The same on every attempt, so that every attempt has the same bytes.
+        headers["content-type"] = f"multipart/form-data; boundary={uuid.uuid4().hex}"
+    return _request("POST", path, body=body, headers=headers, uploads=sent, **options)
+
+
+def _request(
+    method: str,
+    path: str,
+    *,
+    query: Mapping[str, str] | None = None,
+    body: JsonObject | None = None,
+    headers: Mapping[str, str] | None = None,
+    uploads: tuple[Upload, ...] = (),
+    extra_headers: Mapping[str, str] | None = None,
+    extra_query: Mapping[str, str] | None = None,
+    extra_body: Mapping[str, JsonValue] | None = None,
+    timeout: Timeout = "default",
+) -> Request:
+    added = {name.lower(): value for name, value in (extra_headers or {}).items()}
+    return Request(
+        method,
+        path,
+        query={**(query or {}), **(extra_query or {})},
+        body={**(body or {}), **extra_body} if extra_body else body,
+        headers={**(headers or {}), **added},
+        uploads=uploads,
+        timeout=timeout,
+    )
 
 
 def _query(**values: str | int | None) -> dict[str, str]:
@@ -194,28 +341,12 @@ def _worker(worker_id: str) -> str:
     return f"{_WORKERS}/{_segment(worker_id)}"
 
 
+def _schedules(worker_id: str) -> str:
+    return f"{_worker(worker_id)}/schedules"
+
+
 def _segment(value: str) -> str:
     # URLs resolve "", "." and ".." away, so that such an id would reach another endpoint.
     if value in ("", ".", ".."):
         raise InvalidPathError(f"{value!r} can be no part of an id or of a file's path.")
     return quote(value, safe="")
-
-
-def _reader(model: type[M]) -> Callable[[httpx2.Response], M]:
-    def read(response: httpx2.Response) -> M:
-        try:
-            return model.model_validate_json(response.content)
-        except ValidationError as error:
-            raise APIResponseError(
-                f"The answer from {response.url} is no {model.__name__}; is this the right URL?"
-            ) from error
-
-    return read
-
-
-def _read_file(response: httpx2.Response) -> FileContent:
-    return FileContent(
-        content=response.content,
-        media_type=response.headers.get("content-type", "application/octet-stream"),
-        etag=response.headers.get("etag"),
-    )

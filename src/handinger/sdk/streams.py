@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import AsyncGenerator, Callable
 from enum import Enum, auto
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self, TypeAlias, Unpack
 
 import httpx2
 
@@ -26,8 +27,13 @@ from handinger.sdk.exchange import (
     Sleep,
     receive,
 )
-from handinger.sdk.models import Worker
+from handinger.sdk.operations import RequestOptions
 from handinger.sdk.sse import SSEDecoder
+
+if TYPE_CHECKING:
+    from handinger.sdk.models import Worker
+
+OnEvent: TypeAlias = Callable[[Event], object]
 
 # So many connections in a row may bring no event before the stream gives up.
 _MAX_BARREN_CONNECTIONS = 8
@@ -63,6 +69,7 @@ class StreamSession:
         worker_id: str | None = None,
         messages: bool = True,
         one_turn: bool = False,
+        options: RequestOptions | None = None,
     ) -> None:
         self.worker_id = worker_id
         self.turn_id: str | None = None
@@ -73,6 +80,7 @@ class StreamSession:
         self._attempts = attempts
         self._messages = messages
         self._one_turn = one_turn
+        self._options = _of_every_connection(options or {})
         self._reply: Reply | None = None
         self._decoder = SSEDecoder()
         self._ready: deque[Event] = deque()
@@ -97,6 +105,28 @@ class StreamSession:
         if self.over:
             yield from self.disconnect()
         return event
+
+    def ready_event(self) -> Event | None:
+        """The next event, if it is here and needs nothing to be done; else ask `next_event`."""
+        if self.over or not self._ready or self._ready[0].is_terminal:
+            return None
+        return self._next_ready()
+
+    def run(self, on_event: OnEvent | None) -> Flow[Worker]:
+        """Follow the story from its beginning to its end; returns what the worker came to."""
+        worker: Worker | None = None
+        yield from self.connect()
+        try:
+            while (event := (yield from self.next_event())) is not None:
+                if on_event is not None:
+                    on_event(event)
+                worker = event.worker or worker
+        except Exception:
+            yield from self.disconnect()
+            raise
+        if worker is None:
+            raise APIResponseError("The stream ended without a word about its worker.")
+        return worker
 
     def disconnect(self) -> Flow[None]:
         """Leave; the turn goes on without this reader."""
@@ -163,7 +193,7 @@ class StreamSession:
             # Nothing was told yet: the same request again, which joins the turn that it started.
             return self._request
         return operations.stream_updates(
-            self.worker_id, last_event_id=place, messages=self._messages
+            self.worker_id, last_event_id=place, messages=self._messages, **self._options
         )
 
     def _adopt(self, reply: Reply) -> Flow[None]:
@@ -184,19 +214,46 @@ class StreamSession:
 
 
 def turn_session(
-    operation: Operation[Worker], attempts: Attempts, *, worker_id: str | None = None
+    operation: Operation[Worker],
+    attempts: Attempts,
+    *,
+    worker_id: str | None = None,
+    options: RequestOptions | None = None,
 ) -> StreamSession:
     """The events of the one turn that this operation starts."""
     request = operations.streamed(operation)
-    return StreamSession(request, attempts=attempts, worker_id=worker_id, one_turn=True)
+    return StreamSession(
+        request, attempts=attempts, worker_id=worker_id, one_turn=True, options=options
+    )
 
 
 def updates_session(
-    worker_id: str, attempts: Attempts, *, last_event_id: str | None, messages: bool
+    worker_id: str,
+    attempts: Attempts,
+    *,
+    last_event_id: str | None = None,
+    messages: bool = True,
+    **options: Unpack[RequestOptions],
 ) -> StreamSession:
     """The events of a worker, until it is idle."""
-    request = operations.stream_updates(worker_id, last_event_id=last_event_id, messages=messages)
-    return StreamSession(request, attempts=attempts, worker_id=worker_id, messages=messages)
+    request = operations.stream_updates(
+        worker_id, last_event_id=last_event_id, messages=messages, **options
+    )
+    return StreamSession(
+        request, attempts=attempts, worker_id=worker_id, messages=messages, options=options
+    )
+
+
+def _of_every_connection(options: RequestOptions) -> RequestOptions:
+    """What later connections carry as the first one did; a body belongs to the first alone."""
+    kept: RequestOptions = {}
+    if "extra_headers" in options:
+        kept["extra_headers"] = options["extra_headers"]
+    if "extra_query" in options:
+        kept["extra_query"] = options["extra_query"]
+    if "timeout" in options:
+        kept["timeout"] = options["timeout"]
+    return kept
 
 
 class _Place:
@@ -240,7 +297,7 @@ class EventStream(_Place):
         return self
 
     def __next__(self) -> Event:
-        event = self._driver.run(self._session.next_event())
+        event = self._session.ready_event() or self._driver.run(self._session.next_event())
         if event is None:
             raise StopIteration
         return event
@@ -275,7 +332,7 @@ class AsyncEventStream(_Place):
         return self
 
     async def __anext__(self) -> Event:
-        event = await self._driver.run(self._session.next_event())
+        event = self._session.ready_event() or await self._driver.run(self._session.next_event())
         if event is None:
             raise StopAsyncIteration
         return event
@@ -294,3 +351,58 @@ class AsyncEventStream(_Place):
     async def close(self) -> None:
         """Leave the stream; closing twice is fine."""
         await self._driver.run(self._session.disconnect())
+
+
+class WorkerEvents:
+    """What `worker.follow()` gives: `for` and `with`, or `async for` and `async with`.
+
+    Which of them works depends on the client that the worker came from.
+    """
+
+    def __init__(self, session: StreamSession, driver: Driver | AsyncDriver) -> None:
+        self._session = session
+        self._driver = driver
+        self._blocking: EventStream | None = None
+        self._async: AsyncEventStream | None = None
+
+    def __iter__(self) -> EventStream:
+        return self.__enter__()
+
+    def __enter__(self) -> EventStream:
+        if not isinstance(self._driver, Driver):
+            raise HandingerError("This worker came from AsyncHandinger: use `async for`.")
+        if self._blocking is None:
+            self._driver.run(self._session.connect())
+            self._blocking = EventStream(self._session, self._driver)
+        return self._blocking
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._blocking is not None:
+            self._blocking.close()
+
+    async def __aiter__(self) -> AsyncGenerator[Event]:
+        async with self as stream:
+            async for event in stream:
+                yield event
+
+    async def __aenter__(self) -> AsyncEventStream:
+        if not isinstance(self._driver, AsyncDriver):
+            raise HandingerError("This worker came from Handinger: use `for`, without async.")
+        if self._async is None:
+            await self._driver.run(self._session.connect())
+            self._async = AsyncEventStream(self._session, self._driver)
+        return self._async
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._async is not None:
+            await self._async.close()

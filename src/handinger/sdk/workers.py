@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar, Unpack, overload
+from collections.abc import AsyncIterator, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, TypeVar, Unpack, overload
 
-from handinger.sdk import operations
+from handinger.sdk import downloads, operations
+from handinger.sdk.answers import FileContent
+from handinger.sdk.caller import AsyncCaller, Caller
+from handinger.sdk.downloads import Download, Progress, Target
 from handinger.sdk.drivers import AsyncDriver, Driver
 from handinger.sdk.exchange import Attempts, Operation
-from handinger.sdk.models import Deletion, Turn, TurnPage, Worker, WorkerPage, WorkerStatus
-from handinger.sdk.operations import ContinueParams, CreateParams, FileContent
+from handinger.sdk.operations import (
+    ContinueParams,
+    CreateParams,
+    PostOptions,
+    RequestOptions,
+    RunOptions,
+)
+from handinger.sdk.raw import AsyncWorkersWithRawResponse, WorkersWithRawResponse
+from handinger.sdk.schedules import AsyncSchedules, Schedules
 from handinger.sdk.streams import (
     AsyncEventStream,
     EventStream,
+    OnEvent,
     StreamSession,
+    WorkerEvents,
     turn_session,
     updates_session,
 )
+
+if TYPE_CHECKING:
+    from handinger.sdk.models import Deletion, Turn, TurnPage, Worker, WorkerPage, WorkerStatus
 
 T = TypeVar("T")
 
@@ -23,9 +40,17 @@ T = TypeVar("T")
 class Workers:
     """The workers of an organization."""
 
-    def __init__(self, driver: Driver, attempts: Attempts) -> None:
+    def __init__(self, driver: Driver, attempts: Attempts, *, raw: bool = False) -> None:
+        caller = Caller(driver, attempts, raw)
         self._driver = driver
         self._attempts = attempts
+        self._call = caller.call
+        self.schedules = Schedules(caller)
+
+    @cached_property
+    def with_raw_response(self) -> WorkersWithRawResponse:
+        """The same methods, whose answers come with their status and headers."""
+        return WorkersWithRawResponse(Workers(self._driver, self._attempts, raw=True))
 
     @overload
     def create(
@@ -48,8 +73,8 @@ class Workers:
         """
         operation = operations.create(background=background, **params)
         if stream:
-            return self._open(turn_session(operation, self._attempts))
-        return self._call(operation)
+            return self._open(self._turn(operation, params))
+        return self._call(operation.then(self._bind))
 
     @overload
     def continue_(
@@ -77,12 +102,42 @@ class Workers:
         """Give the next instruction in the same conversation; like `create` otherwise."""
         operation = operations.continue_(worker_id, background=background, **params)
         if stream:
-            return self._open(turn_session(operation, self._attempts, worker_id=worker_id))
-        return self._call(operation)
+            return self._open(self._turn(operation, params, worker_id=worker_id))
+        return self._call(operation.then(self._bind))
 
-    def retrieve(self, worker_id: str, *, messages: bool = True) -> Worker:
+    def run(
+        self,
+        input: str,
+        *,
+        on_event: OnEvent | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Worker:
+        """Create a worker, follow its first turn to the end, and return what it came to.
+
+        However long it takes, and however often the connection breaks in between. `on_event` is
+        called with each event on the way.
+        """
+        params: CreateParams = {"input": input, **options}
+        session = self._turn(operations.create(**params), params)
+        return self._bind(self._driver.run(session.run(on_event)))
+
+    def retrieve(
+        self, worker_id: str, *, messages: bool = True, **options: Unpack[RequestOptions]
+    ) -> Worker:
         """The worker as of now, with or without its conversation."""
-        return self._call(operations.retrieve(worker_id, messages=messages))
+        operation = operations.retrieve(worker_id, messages=messages, **options)
+        return self._call(operation.then(self._bind))
+
+    def wait(
+        self,
+        worker_id: str,
+        *,
+        on_event: OnEvent | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Worker:
+        """Follow the worker until nothing is left to do, and return it."""
+        session = updates_session(worker_id, self._attempts, **options)
+        return self._bind(self._driver.run(session.run(on_event)))
 
     def list(
         self,
@@ -90,36 +145,97 @@ class Workers:
         limit: int | None = None,
         cursor: str | None = None,
         status: WorkerStatus | None = None,
+        **options: Unpack[RequestOptions],
     ) -> WorkerPage:
         """One page of workers, newest first, without their messages."""
-        operation = operations.list_workers(limit=limit, cursor=cursor, status=status)
-        return self._call(operation)
+        operation = operations.list_workers(limit=limit, cursor=cursor, status=status, **options)
+        return self._call(operation.then(self._bind_page))
 
-    def cancel(self, worker_id: str, *, turn_id: str | None = None) -> Worker:
+    def iterate(
+        self, *, status: WorkerStatus | None = None, **options: Unpack[RequestOptions]
+    ) -> Iterator[Worker]:
+        """All workers, newest first, page after page as they are asked for."""
+        cursor: str | None = None
+        while True:
+            page = self.list(limit=100, cursor=cursor, status=status, **options)
+            yield from page.workers
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def cancel(
+        self, worker_id: str, *, turn_id: str | None = None, **options: Unpack[PostOptions]
+    ) -> Worker:
         """Stop the running turn and drop the waiting ones, or `turn_id` only; returns once done."""
-        return self._call(operations.cancel(worker_id, turn_id=turn_id))
+        operation = operations.cancel(worker_id, turn_id=turn_id, **options)
+        return self._call(operation.then(self._bind))
 
-    def delete(self, worker_id: str) -> Deletion:
+    def delete(self, worker_id: str, **options: Unpack[RequestOptions]) -> Deletion:
         """Cancel, then remove the worker and all that is its own."""
-        return self._call(operations.delete(worker_id))
+        return self._call(operations.delete(worker_id, **options))
 
     def turns(
-        self, worker_id: str, *, limit: int | None = None, cursor: str | None = None
+        self,
+        worker_id: str,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        **options: Unpack[RequestOptions],
     ) -> TurnPage:
         """One page of the worker's turns, newest first."""
-        operation = operations.list_turns(worker_id, limit=limit, cursor=cursor)
+        operation = operations.list_turns(worker_id, limit=limit, cursor=cursor, **options)
         return self._call(operation)
 
-    def retrieve_turn(self, worker_id: str, turn_id: str) -> Turn:
-        """One turn as of now."""
-        return self._call(operations.retrieve_turn(worker_id, turn_id))
+    def iterate_turns(self, worker_id: str, **options: Unpack[RequestOptions]) -> Iterator[Turn]:
+        """All turns of the worker, newest first, page after page as they are asked for."""
+        cursor: str | None = None
+        while True:
+            page = self.turns(worker_id, limit=100, cursor=cursor, **options)
+            yield from page.turns
+            if (cursor := page.next_cursor) is None:
+                return
 
-    def retrieve_file(self, path: str, *, worker_id: str) -> FileContent:
-        """A file of the worker's workspace, whole."""
-        return self._call(operations.retrieve_file(worker_id, path))
+    def retrieve_turn(
+        self, turn_id: str, *, worker_id: str, **options: Unpack[RequestOptions]
+    ) -> Turn:
+        """One turn as of now."""
+        return self._call(operations.retrieve_turn(worker_id, turn_id, **options))
+
+    def retrieve_email(self, worker_id: str, **options: Unpack[RequestOptions]) -> str:
+        """The address of the worker; what is sent there becomes an instruction."""
+        return self._call(operations.retrieve_email(worker_id, **options))
+
+    def retrieve_file(
+        self, path: str, *, worker_id: str, **options: Unpack[RequestOptions]
+    ) -> FileContent:
+        """A file of the worker's workspace, whole, in memory."""
+        return self._call(operations.retrieve_file(worker_id, path, **options))
+
+    def download_file(
+        self,
+        path: str,
+        *,
+        worker_id: str,
+        to: Target,
+        progress: Progress | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Download:
+        """Write a file of the worker's workspace to a path or an open file, of whatever size.
+
+        A broken connection is taken up where it stopped. A path has the whole file in the end, or
+        is left as it was. `progress` is called with the bytes so far and, if known, of how many.
+        """
+        operation = operations.retrieve_file(worker_id, path, **options)
+        return self._driver.run(
+            downloads.download(operation, self._attempts, to=to, progress=progress)
+        )
 
     def stream_updates(
-        self, worker_id: str, *, last_event_id: str | None = None, messages: bool = True
+        self,
+        worker_id: str,
+        *,
+        last_event_id: str | None = None,
+        messages: bool = True,
+        **options: Unpack[RequestOptions],
     ) -> EventStream:
         """The conversation, then what runs or waits, live, until the worker is idle.
 
@@ -127,12 +243,34 @@ class Workers:
         """
         return self._open(
             updates_session(
-                worker_id, self._attempts, last_event_id=last_event_id, messages=messages
+                worker_id,
+                self._attempts,
+                last_event_id=last_event_id,
+                messages=messages,
+                **options,
             )
         )
 
-    def _call(self, operation: Operation[T]) -> T:
-        return self._driver.run(self._attempts.call(operation))
+    def follow(self, worker_id: str) -> WorkerEvents:
+        """What `worker.follow()` gives: like `stream_updates`, connected when it is iterated."""
+        return WorkerEvents(updates_session(worker_id, self._attempts), self._driver)
+
+    def _turn(
+        self,
+        operation: Operation[Worker],
+        options: RequestOptions,
+        *,
+        worker_id: str | None = None,
+    ) -> StreamSession:
+        return turn_session(operation, self._attempts, worker_id=worker_id, options=options)
+
+    def _bind(self, worker: Worker) -> Worker:
+        return worker.bind(self.follow)
+
+    def _bind_page(self, page: WorkerPage) -> WorkerPage:
+        for worker in page.workers:
+            worker.bind(self.follow)
+        return page
 
     def _open(self, session: StreamSession) -> EventStream:
         self._driver.run(session.connect())
@@ -142,9 +280,17 @@ class Workers:
 class AsyncWorkers:
     """The workers of an organization, under asyncio; `Workers` says what each method promises."""
 
-    def __init__(self, driver: AsyncDriver, attempts: Attempts) -> None:
+    def __init__(self, driver: AsyncDriver, attempts: Attempts, *, raw: bool = False) -> None:
+        caller = AsyncCaller(driver, attempts, raw)
         self._driver = driver
         self._attempts = attempts
+        self._call = caller.call
+        self.schedules = AsyncSchedules(caller)
+
+    @cached_property
+    def with_raw_response(self) -> AsyncWorkersWithRawResponse:
+        """The same methods, whose answers come with their status and headers."""
+        return AsyncWorkersWithRawResponse(AsyncWorkers(self._driver, self._attempts, raw=True))
 
     @overload
     async def create(
@@ -165,8 +311,8 @@ class AsyncWorkers:
     ) -> Worker | AsyncEventStream:
         operation = operations.create(background=background, **params)
         if stream:
-            return await self._open(turn_session(operation, self._attempts))
-        return await self._call(operation)
+            return await self._open(self._turn(operation, params))
+        return await self._call(operation.then(self._bind))
 
     @overload
     async def continue_(
@@ -193,11 +339,35 @@ class AsyncWorkers:
     ) -> Worker | AsyncEventStream:
         operation = operations.continue_(worker_id, background=background, **params)
         if stream:
-            return await self._open(turn_session(operation, self._attempts, worker_id=worker_id))
-        return await self._call(operation)
+            return await self._open(self._turn(operation, params, worker_id=worker_id))
+        return await self._call(operation.then(self._bind))
 
-    async def retrieve(self, worker_id: str, *, messages: bool = True) -> Worker:
-        return await self._call(operations.retrieve(worker_id, messages=messages))
+    async def run(
+        self,
+        input: str,
+        *,
+        on_event: OnEvent | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Worker:
+        params: CreateParams = {"input": input, **options}
+        session = self._turn(operations.create(**params), params)
+        return self._bind(await self._driver.run(session.run(on_event)))
+
+    async def retrieve(
+        self, worker_id: str, *, messages: bool = True, **options: Unpack[RequestOptions]
+    ) -> Worker:
+        operation = operations.retrieve(worker_id, messages=messages, **options)
+        return await self._call(operation.then(self._bind))
+
+    async def wait(
+        self,
+        worker_id: str,
+        *,
+        on_event: OnEvent | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Worker:
+        session = updates_session(worker_id, self._attempts, **options)
+        return self._bind(await self._driver.run(session.run(on_event)))
 
     async def list(
         self,
@@ -205,39 +375,117 @@ class AsyncWorkers:
         limit: int | None = None,
         cursor: str | None = None,
         status: WorkerStatus | None = None,
+        **options: Unpack[RequestOptions],
     ) -> WorkerPage:
-        operation = operations.list_workers(limit=limit, cursor=cursor, status=status)
-        return await self._call(operation)
+        operation = operations.list_workers(limit=limit, cursor=cursor, status=status, **options)
+        return await self._call(operation.then(self._bind_page))
 
-    async def cancel(self, worker_id: str, *, turn_id: str | None = None) -> Worker:
-        return await self._call(operations.cancel(worker_id, turn_id=turn_id))
+    async def iterate(
+        self, *, status: WorkerStatus | None = None, **options: Unpack[RequestOptions]
+    ) -> AsyncIterator[Worker]:
+        cursor: str | None = None
+        while True:
+            page = await self.list(limit=100, cursor=cursor, status=status, **options)
+            for worker in page.workers:
+                yield worker
+            if (cursor := page.next_cursor) is None:
+                return
 
-    async def delete(self, worker_id: str) -> Deletion:
-        return await self._call(operations.delete(worker_id))
+    async def cancel(
+        self, worker_id: str, *, turn_id: str | None = None, **options: Unpack[PostOptions]
+    ) -> Worker:
+        operation = operations.cancel(worker_id, turn_id=turn_id, **options)
+        return await self._call(operation.then(self._bind))
+
+    async def delete(self, worker_id: str, **options: Unpack[RequestOptions]) -> Deletion:
+        return await self._call(operations.delete(worker_id, **options))
 
     async def turns(
-        self, worker_id: str, *, limit: int | None = None, cursor: str | None = None
+        self,
+        worker_id: str,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        **options: Unpack[RequestOptions],
     ) -> TurnPage:
-        operation = operations.list_turns(worker_id, limit=limit, cursor=cursor)
+        operation = operations.list_turns(worker_id, limit=limit, cursor=cursor, **options)
         return await self._call(operation)
 
-    async def retrieve_turn(self, worker_id: str, turn_id: str) -> Turn:
-        return await self._call(operations.retrieve_turn(worker_id, turn_id))
+    async def iterate_turns(
+        self, worker_id: str, **options: Unpack[RequestOptions]
+    ) -> AsyncIterator[Turn]:
+        cursor: str | None = None
+        while True:
+            page = await self.turns(worker_id, limit=100, cursor=cursor, **options)
+            for turn in page.turns:
+                yield turn
+            if (cursor := page.next_cursor) is None:
+                return
 
-    async def retrieve_file(self, path: str, *, worker_id: str) -> FileContent:
-        return await self._call(operations.retrieve_file(worker_id, path))
+    async def retrieve_turn(
+        self, turn_id: str, *, worker_id: str, **options: Unpack[RequestOptions]
+    ) -> Turn:
+        return await self._call(operations.retrieve_turn(worker_id, turn_id, **options))
+
+    async def retrieve_email(self, worker_id: str, **options: Unpack[RequestOptions]) -> str:
+        return await self._call(operations.retrieve_email(worker_id, **options))
+
+    async def retrieve_file(
+        self, path: str, *, worker_id: str, **options: Unpack[RequestOptions]
+    ) -> FileContent:
+        return await self._call(operations.retrieve_file(worker_id, path, **options))
+
+    async def download_file(
+        self,
+        path: str,
+        *,
+        worker_id: str,
+        to: Target,
+        progress: Progress | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Download:
+        operation = operations.retrieve_file(worker_id, path, **options)
+        return await self._driver.run(
+            downloads.download(operation, self._attempts, to=to, progress=progress)
+        )
 
     async def stream_updates(
-        self, worker_id: str, *, last_event_id: str | None = None, messages: bool = True
+        self,
+        worker_id: str,
+        *,
+        last_event_id: str | None = None,
+        messages: bool = True,
+        **options: Unpack[RequestOptions],
     ) -> AsyncEventStream:
         return await self._open(
             updates_session(
-                worker_id, self._attempts, last_event_id=last_event_id, messages=messages
+                worker_id,
+                self._attempts,
+                last_event_id=last_event_id,
+                messages=messages,
+                **options,
             )
         )
 
-    async def _call(self, operation: Operation[T]) -> T:
-        return await self._driver.run(self._attempts.call(operation))
+    def follow(self, worker_id: str) -> WorkerEvents:
+        return WorkerEvents(updates_session(worker_id, self._attempts), self._driver)
+
+    def _turn(
+        self,
+        operation: Operation[Worker],
+        options: RequestOptions,
+        *,
+        worker_id: str | None = None,
+    ) -> StreamSession:
+        return turn_session(operation, self._attempts, worker_id=worker_id, options=options)
+
+    def _bind(self, worker: Worker) -> Worker:
+        return worker.bind(self.follow)
+
+    def _bind_page(self, page: WorkerPage) -> WorkerPage:
+        for worker in page.workers:
+            worker.bind(self.follow)
+        return page
 
     async def _open(self, session: StreamSession) -> AsyncEventStream:
         await self._driver.run(session.connect())

@@ -1,0 +1,74 @@
+"""`client.workers.schedules`: instructions that a worker gets by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Unpack
+
+from handinger.sdk import operations
+from handinger.sdk.caller import AsyncCaller, Caller
+from handinger.sdk.operations import PostOptions, RequestOptions, When
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from handinger.sdk.models import Budget, Cancellation, WorkerSchedule, WorkerSchedules
+
+
+class Schedules:
+    """The schedules of workers."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._call = caller.call
+
+    def list(self, worker_id: str, **options: Unpack[RequestOptions]) -> WorkerSchedules:
+        """What is still to fire, soonest first."""
+        return self._call(operations.list_schedules(worker_id, **options))
+
+    def create(
+        self,
+        worker_id: str,
+        *,
+        input: str,
+        when: When | Mapping[str, JsonValue],
+        budget: Budget | None = None,
+        **options: Unpack[PostOptions],
+    ) -> WorkerSchedule:
+        """Give the worker an instruction at a time, after a while, or again and again."""
+        return self._call(
+            operations.create_schedule(worker_id, input=input, when=when, budget=budget, **options)
+        )
+
+    def cancel(
+        self, schedule_id: str, *, worker_id: str, **options: Unpack[RequestOptions]
+    ) -> Cancellation:
+        """Nothing fires any more. Raises NotFoundError for one that is over already."""
+        return self._call(operations.cancel_schedule(worker_id, schedule_id, **options))
+
+
+class AsyncSchedules:
+    """The schedules of workers, under asyncio; `Schedules` says what each method promises."""
+
+    def __init__(self, caller: AsyncCaller) -> None:
+        self._call = caller.call
+
+    async def list(self, worker_id: str, **options: Unpack[RequestOptions]) -> WorkerSchedules:
+        return await self._call(operations.list_schedules(worker_id, **options))
+
+    async def create(
+        self,
+        worker_id: str,
+        *,
+        input: str,
+        when: When | Mapping[str, JsonValue],
+        budget: Budget | None = None,
+        **options: Unpack[PostOptions],
+    ) -> WorkerSchedule:
+        return await self._call(
+            operations.create_schedule(worker_id, input=input, when=when, budget=budget, **options)
+        )
+
+    async def cancel(
+        self, schedule_id: str, *, worker_id: str, **options: Unpack[RequestOptions]
+    ) -> Cancellation:
+        return await self._call(operations.cancel_schedule(worker_id, schedule_id, **options))
