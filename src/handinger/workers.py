@@ -11,6 +11,7 @@ from handinger.budgets import Spending
 from handinger.errors import NotFound
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.settings import Settings
+from handinger.sources import Source
 from handinger.storage.blobs import Blobs
 from handinger.storage.database import Database, TenantStatements
 from handinger.story import Entry, Event, Kind, Take
@@ -42,6 +43,7 @@ class WorkerView:
     output: Sequence[Event]
     messages: Sequence[str]  # UI messages as JSON texts, oldest first
     files: Sequence[PublishedFile]
+    sources: Sequence[Source]
     spending: Spending
     credits: int
     duration_ms: int
@@ -66,6 +68,7 @@ class _WorkerRow:
     incomplete_reason: str | None
     output: list[Event] | None
     published: list[tuple[str, str, int]]
+    used: list[tuple[str, str, str | None]]
     # Of each turn: id, status, source, input, assistant's message, microseconds of its acceptance.
     said: list[tuple[TurnId, Status, str, str, str | None, str]]
 
@@ -79,6 +82,10 @@ SELECT w.id, w.created_at, w.metadata, w.model, w.credits, w.duration_ms,
     (SELECT coalesce(json_agg(json_build_array(f.path, f.media_type, f.size) ORDER BY f.path), '[]')
         FROM files f WHERE f.organization_id = %(organization_id)s AND f.worker_id = w.id
         AND f.published) AS published,
+    (SELECT coalesce(json_agg(json_build_array(s.id, s.url, s.title)
+            ORDER BY s.created_at, s.id), '[]')
+        FROM sources s WHERE s.organization_id = %(organization_id)s AND s.worker_id = w.id
+    ) AS used,
     CASE WHEN %(with_messages)s THEN ARRAY(
         SELECT ARRAY[t.id, t.status, t.source, t.input, t.assistant_message::text,
             (extract(epoch FROM t.created_at) * 1000000)::bigint::text]
@@ -195,6 +202,7 @@ async def _complete(sql: TenantStatements, row: _WorkerRow) -> WorkerView:
         output=output,
         messages=_messages(row, running_entries),
         files=[PublishedFile(*file) for file in row.published],
+        sources=[Source(*source) for source in row.used],
         spending=Spending(*row.spending) + live,
         credits=row.credits + live.credits,
         duration_ms=row.duration_ms + live_ms,
@@ -346,7 +354,10 @@ def wire(worker: WorkerView, settings: Settings) -> str:
             }
             for file in worker.files
         ],
-        "sources": [],
+        "sources": [
+            {"id": source.id, "type": "url", "url": source.url, "title": source.title}
+            for source in worker.sources
+        ],
         "metadata": worker.metadata,
         "costs": worker.spending.costs_json(),
         "usage": worker.spending.usage_json(credits=worker.credits, duration_ms=worker.duration_ms),

@@ -31,7 +31,6 @@ class StepContext(ToolContext):
 
     instructions: str = ""
     concluding: bool = False
-    step: int = 0  # the number of the model call, from 1
     # By step and id: results of this turn's tools, and calls that an earlier attempt left open.
     results: dict[tuple[int, str], ToolReturnPart] = field(
         default_factory=dict[tuple[int, str], ToolReturnPart]

@@ -30,7 +30,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.run import AgentRun
 from pydantic_graph import End
 
-from handinger import budgets, files
+from handinger import budgets, files, sources
 from handinger.agent import conversation as conversations
 from handinger.agent import model as models
 from handinger.agent import prompt
@@ -44,7 +44,7 @@ from handinger.settings import Settings
 from handinger.storage.blobs import Blobs
 from handinger.storage.database import Database
 from handinger.story import Story
-from handinger.turns import execution
+from handinger.turns import execution, taint
 from handinger.turns.execution import ClaimedTurn, Ending, Journal, Record, ToolRecord, Write
 
 logger = logging.getLogger(__name__)
@@ -465,31 +465,50 @@ class TurnRun:
             return  # Told and stored by an earlier attempt.
         self._context.results[key] = part
         effects = self._context.effects.pop(part.tool_call_id, Effects())
-        self._tell_result(part, effects.files)
+        self._tell_result(part, effects)
         if not self._open_calls(response):
             self._teller.finish_step()
         await self._write(
             Record(
                 finished_tools=[self._tool_record(part)],
-                writes=self._writes(effects) if part.outcome == "success" else [],
+                writes=self._writes(effects, succeeded=part.outcome == "success"),
                 spending=effects.spending,
             )
         )
 
-    def _writes(self, effects: Effects) -> list[Write]:
-        if not effects.files:
-            return effects.writes
-        apply = functools.partial(
-            files.apply, worker_id=self._turn.worker_id, changes=effects.files
-        )
-        return [apply, *effects.writes]
+    def _writes(self, effects: Effects, *, succeeded: bool) -> list[Write]:
+        turn = self._turn
+        let_in: list[Write] = [
+            functools.partial(
+                taint.record,
+                worker_id=turn.worker_id,
+                turn_id=turn.id,
+                text=text,
+                step=self._context.step,
+            )
+            for text in effects.untrusted
+        ]
+        if not succeeded:
+            return let_in
+        used: list[Write] = [
+            functools.partial(sources.add, worker_id=turn.worker_id, source=source)
+            for source in effects.sources
+        ]
+        changed: list[Write] = []
+        if effects.files:
+            changed.append(
+                functools.partial(files.apply, worker_id=turn.worker_id, changes=effects.files)
+            )
+        return [*let_in, *used, *changed, *effects.writes]
 
-    def _tell_result(self, part: ToolReturnPart, changes: Sequence[files.Change]) -> None:
+    def _tell_result(self, part: ToolReturnPart, effects: Effects) -> None:
         if part.outcome != "success":
             self._teller.tool_error(part.tool_call_id, part.model_response_str(wrap_if_error=False))
             return
         self._teller.tool_output(part.tool_call_id, plain(part.content))
-        for change in changes:
+        for source in effects.sources:
+            self._teller.source(source.id, source.url, source.title)
+        for change in effects.files:
             if not change.published or change.path in self._told_files:
                 continue
             self._told_files.add(change.path)

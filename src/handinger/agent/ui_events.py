@@ -51,6 +51,9 @@ class Teller:
         self._call_ids: set[str] = {
             entry.data["toolCallId"] for entry in story.entries if entry.kind is Kind.TOOL_INPUT
         }
+        self._sources: set[str] = {
+            entry.data["url"] for entry in story.entries if entry.kind is Kind.SOURCE
+        }
         self._step_call_ids: dict[str, str] = {}
         self._step = 0
 
@@ -136,6 +139,14 @@ class Teller:
         """A tool failed, or was not run."""
         data = {"toolCallId": self._step_call_ids[tool_call_id], "errorText": clean(message)}
         self._story.tell(Kind.TOOL_ERROR, data=data)
+
+    def source(self, source_id: str, url: str, title: str | None) -> None:
+        """A page was used; told once a turn."""
+        if url in self._sources:
+            return
+        self._sources.add(url)
+        data = {"sourceId": source_id, "url": url}
+        self._story.tell(Kind.SOURCE, data=data | ({"title": clean(title)} if title else {}))
 
     def file(self, url: str, media_type: str) -> None:
         """A file was published."""

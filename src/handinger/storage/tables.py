@@ -17,9 +17,10 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSON, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
 metadata = MetaData(
     naming_convention={
@@ -226,6 +227,39 @@ files = Table(
     Column("published", Boolean, nullable=False),
     Column("executable", Boolean, nullable=False, server_default=text("false")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+)
+
+# Pages that a worker fetched or was shown, each once.
+sources = Table(
+    "sources",
+    metadata,
+    _id(),
+    _organization(),
+    _worker(),
+    Column("url", Text, nullable=False),
+    Column("title", Text),
+    _created_at(),
+    UniqueConstraint("worker_id", "url"),
+)
+
+# Text from outside that has reached a worker, see `turns.taint`; the text itself is in the journal.
+untrusted_texts = Table(
+    "untrusted_texts",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _organization(),
+    _worker(),
+    _turn(),
+    # The model call that asked for it; 0 for what came with the instruction.
+    Column("step", Integer, nullable=False),
+    Column("origin", Text, nullable=False),
+    # Where it was fetched, if it was.
+    Column("host", Text),
+    # What it names, as `taint.address` writes it.
+    Column("addresses", ARRAY(Text), nullable=False),
+    _created_at(),
+    Index(None, "worker_id"),
+    Index(None, "turn_id"),
 )
 
 # Accepted requests that a retry may join: by key for a day, by likeness for ten minutes.

@@ -1,15 +1,19 @@
 """What every tool gets of its turn, and what a call may do besides answering."""
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from pydantic_ai import RunContext, ToolFailed
 
+from handinger import sources
 from handinger.budgets import Spending
 from handinger.files import Change, Workspace
 from handinger.settings import Settings
+from handinger.sources import Source
 from handinger.storage.database import Database
 from handinger.turns.execution import ClaimedTurn, Write
+from handinger.turns.taint import UntrustedText
 
 # Marks a tool that may run again when it is not known whether it finished.
 IDEMPOTENT = {"idempotent": True}
@@ -19,11 +23,14 @@ IDEMPOTENT = {"idempotent": True}
 class Effects:
     """What one call does besides answering, stored in one transaction with its result.
 
-    Files and writes are those of a call that succeeds; what it cost is booked in any case.
+    Files, sources and writes are those of a call that succeeds. What it cost, and what untrusted
+    text it let in, is stored in any case: a failure may repeat what a stranger wrote.
     """
 
     files: list[Change] = field(default_factory=list[Change])
+    sources: list[Source] = field(default_factory=list[Source])
     writes: list[Write] = field(default_factory=list[Write])
+    untrusted: list[UntrustedText] = field(default_factory=list[UntrustedText])
     spending: Spending = field(default_factory=Spending)
 
 
@@ -35,6 +42,9 @@ class ToolContext:
     database: Database
     settings: Settings
     workspace: Workspace
+    step: int = 0  # the number of the model call, from 1
+    # The worker's, by URL; None until one is needed.
+    sources: dict[str, Source] | None = None
     # By the id of the call. Calls of one step have different ids.
     effects: defaultdict[str, Effects] = field(default_factory=lambda: defaultdict(Effects))
 
@@ -44,3 +54,18 @@ def effects(ctx: RunContext[ToolContext]) -> Effects:
     if ctx.tool_call_id is None:
         raise ToolFailed("This call has no id, so its result cannot be stored.")
     return ctx.deps.effects[ctx.tool_call_id]
+
+
+async def cite(ctx: RunContext[ToolContext], pages: Sequence[tuple[str, str | None]]) -> None:
+    """The call that is running used these pages, each a URL and a title: sources of the worker."""
+    deps = ctx.deps
+    if deps.sources is None:
+        async with deps.database.tenant(deps.turn.organization_id).statements() as sql:
+            stored = await sources.of_worker(sql, deps.turn.worker_id)
+        if deps.sources is None:  # Calls of one step may all have looked.
+            deps.sources = {source.url: source for source in stored}
+    for url, title in pages:
+        known = deps.sources.get(url) or Source.new(url, title)
+        source = replace(known, title=known.title or title)
+        deps.sources[url] = source
+        effects(ctx).sources.append(source)

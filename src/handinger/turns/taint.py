@@ -1,0 +1,137 @@
+"""Untrusted text that has reached a worker, and where its turns may reach since.
+
+Whoever writes a page, a mail or a tool's answer may put instructions of his own into it. What such
+text could make an agent do is limited here, by what is stored, not by what the model was told. The
+text stays in the conversation, so a worker stays tainted from its first turn that read some to its
+last.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from handinger.ids import TurnId, WorkerId
+from handinger.storage.database import TenantStatements
+from handinger.web import urls
+
+Origin = Literal["page", "search", "mcp", "upload", "instruction"]
+"""Where it came from. `instruction`: the turn's own, whose sender nobody has proven."""
+
+
+@dataclass(frozen=True, slots=True)
+class UntrustedText:
+    """What is kept of one such text: where it came from, and which addresses it names."""
+
+    origin: Origin
+    addresses: frozenset[str]
+    host: str | None = None  # that served it
+
+    @classmethod
+    def read(
+        cls,
+        text: str,
+        *,
+        origin: Origin,
+        host: str | None = None,
+        links: frozenset[str] | None = None,
+    ) -> "UntrustedText":
+        """Of a text, and the addresses that it links to without spelling them out."""
+        return cls(origin, frozenset(urls.addresses_in(text) | (links or frozenset())), host)
+
+
+async def record(
+    sql: TenantStatements,
+    worker_id: WorkerId,
+    turn_id: TurnId,
+    text: UntrustedText,
+    *,
+    step: int = 0,
+) -> None:
+    """A text has reached a turn, in the transaction that lets it in.
+
+    `step`: of the model call that asked for it; 0 for what came with the instruction.
+    """
+    await sql.run(
+        "INSERT INTO untrusted_texts"
+        " (organization_id, worker_id, turn_id, step, origin, host, addresses)"
+        " VALUES (%(organization_id)s, %(worker_id)s, %(turn_id)s, %(step)s, %(origin)s,"
+        " %(host)s, %(addresses)s)",
+        worker_id=worker_id,
+        turn_id=turn_id,
+        step=step,
+        origin=text.origin,
+        host=text.host,
+        addresses=sorted(text.addresses),
+    )
+
+
+async def is_tainted(
+    sql: TenantStatements, worker_id: WorkerId, *, turn_id: TurnId, step: int
+) -> bool:
+    """Whether untrusted text had reached the worker when the model made this step's calls.
+
+    What the step's own calls have read meanwhile is not counted: the model chose them all before.
+    """
+    return bool(
+        await sql.value(
+            "SELECT EXISTS (SELECT 1 FROM untrusted_texts"
+            " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s"
+            " AND NOT (turn_id = %(turn_id)s AND step = %(step)s AND step > 0))",
+            worker_id=worker_id,
+            turn_id=turn_id,
+            step=step,
+        )
+    )
+
+
+async def was_read(
+    sql: TenantStatements, worker_id: WorkerId, address: str, *, on_host: str | None = None
+) -> bool:
+    """Whether a text that the worker has read names this address.
+
+    `on_host`: only a text that this host itself served.
+    """
+    return bool(
+        await sql.value(
+            "SELECT EXISTS (SELECT 1 FROM untrusted_texts"
+            " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s"
+            " AND %(address)s = ANY(addresses)"
+            " AND (%(host)s::text IS NULL OR host = %(host)s))",
+            worker_id=worker_id,
+            address=address,
+            host=on_host,
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Instruction:
+    input: str
+    source: str
+
+    def names(self, address: str) -> bool:
+        """A schedule's may be the agent's, and was looked through for whole URLs only."""
+        by_a_person = self.source != "schedule"
+        found = urls.addresses_named if by_a_person else urls.addresses_in
+        return address in found(self.input)
+
+
+async def was_instructed(
+    sql: TenantStatements, worker_id: WorkerId, address: str, *, host: str
+) -> bool:
+    """Whether an instruction of the worker's, of this turn or before, names this address.
+
+    One that the agent gave itself is not asked, nor one whose sender nobody has proven.
+    """
+    instructions = await sql.all(
+        _Instruction,
+        "SELECT input, source FROM turns WHERE organization_id = %(organization_id)s"
+        " AND worker_id = %(worker_id)s AND source <> 'agent'"
+        " AND strpos(lower(input), %(host)s) > 0"
+        " AND NOT EXISTS (SELECT 1 FROM untrusted_texts u"
+        " WHERE u.organization_id = %(organization_id)s AND u.turn_id = turns.id"
+        " AND u.origin = 'instruction')",
+        worker_id=worker_id,
+        # An international name may stand there in its own letters.
+        host="" if "xn--" in host else host,
+    )
+    return any(instruction.names(address) for instruction in instructions)
