@@ -131,7 +131,9 @@ class Stage:
     def fresh_server(self) -> Generator[Serving]:
         """A server on a new data directory."""
         with tempfile.TemporaryDirectory(prefix="handinger-bench-") as folder:
-            server = HandingerServer(Path(folder) / "data", model_url=self.model.base_url)
+            server = HandingerServer(
+                Path(folder) / "data", model_url=self.model.base_url, preload=False
+            )
             try:
                 server.start()
                 with Aside("benchmarks.client") as client:

@@ -72,7 +72,7 @@ def run(stage: Stage) -> Part:
 
 
 def _start_and_stop(stage: Stage, data_dir: Path) -> float:
-    server = HandingerServer(data_dir, model_url=stage.model.base_url)
+    server = HandingerServer(data_dir, model_url=stage.model.base_url, preload=False)
     try:
         began = time.monotonic()
         server.start(wait=False)

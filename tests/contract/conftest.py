@@ -46,6 +46,7 @@ def server(
         tmp_path_factory.mktemp("contract") / "data",
         model_url=model.base_url,
         environment={"HANDINGER_SHUTDOWN_GRACE_S": "1"},
+        preload=False,
     )
     server.start()
     yield server

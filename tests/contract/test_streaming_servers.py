@@ -54,7 +54,7 @@ def pair(
     first = new_server("streaming_pair", {"HANDINGER_SHUTDOWN_GRACE_S": "0.5"})
     environment = {
         name: value
-        for name, value in first._environment.items()
+        for name, value in first.environment.items()
         if name in ("HANDINGER_PUBLIC_URL", "HANDINGER_SHUTDOWN_GRACE_S")
     }
     folder = tmp_path_factory.mktemp("streaming_pair_b") / "data"
@@ -63,7 +63,7 @@ def pair(
         folder,
         model_url=model.base_url,
         key=first.key,
-        database_url=first._environment["HANDINGER_DATABASE_URL"],
+        database_url=first.environment["HANDINGER_DATABASE_URL"],
         environment=environment,
     )
     second.start()

@@ -4,7 +4,7 @@ import json
 import secrets
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import httpx2
 from handinger.storage.embedded import EmbeddedPostgres
 from tests.durability.observing import Observer, wait_for
 from tests.durability.reading import Reader
+from tests.support import preloaded
 from tests.support.model_server import ModelServer
 from tests.support.server import START_TIMEOUT_S, HandingerServer
 
@@ -24,14 +25,16 @@ class Stand:
     """One server on an embedded PostgreSQL, which goes on while the server is dead."""
 
     def __init__(
-        self, folder: Path, model: ModelServer, environment: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        model: ModelServer,
+        *,
+        prepare: Callable[[], None] = preloaded.nothing,
     ) -> None:
         self.model = model
         self.data_dir = folder / "data"
         self._postgres = EmbeddedPostgres.join(self.data_dir)
-        self.server = HandingerServer(
-            self.data_dir, model_url=model.base_url, environment=environment
-        )
+        self.server = HandingerServer(self.data_dir, model_url=model.base_url, prepare=prepare)
         self.start()
         self.observer = Observer(self._postgres.url, self.data_dir / "blobs")
 
@@ -45,6 +48,11 @@ class Stand:
         status = self.server.terminate()
         self.is_up = False
         return status
+
+    def restart(self) -> None:
+        """Kill it if it is up, and start it again; for an environment that was changed."""
+        self.server.kill()
+        self.start()
 
     def start(self) -> None:
         """Start it again where it was."""

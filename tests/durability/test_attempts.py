@@ -1,21 +1,16 @@
 """A turn that takes its process down with it every time is given up, and the next one works."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.durability.stand import Stand, accept, post
-from tests.support.model_server import ModelServer, Step
+from tests.support.model_server import Step
 
 
 def test_a_turn_that_kills_its_process_as_often_as_it_may_ends_with_an_error(
-    model: ModelServer, tmp_path: Path
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand = Stand(tmp_path, model, {"HANDINGER_MAX_ATTEMPTS": "2"})
-    try:
-        kill_and_give_up(stand, attempts=2)
-    finally:
-        stand.close()
+    monkeypatch.setitem(stand.server.environment, "HANDINGER_MAX_ATTEMPTS", "2")
+    kill_and_give_up(stand, attempts=2)
 
 
 @pytest.mark.slow
@@ -42,3 +37,5 @@ def kill_and_give_up(stand: Stand, *, attempts: int) -> None:
     stand.model.script("next", [Step(text="Still here.")])
     following = post(stand.server, f"/{worker_id}", "[[script:next]] And now?").json()
     assert (following["error"], following["output_text"]) == (None, "Still here.")
+    # The next test's server has an environment of its own again.
+    stand.kill()

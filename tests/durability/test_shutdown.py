@@ -18,7 +18,7 @@ from tests.durability.stand import (
     in_background,
     post,
 )
-from tests.support.model_server import ModelServer, Stall, Step, ToolCall, Usage
+from tests.support.model_server import Stall, Step, ToolCall, Usage
 
 EXITS_WITHIN_S = 20.0
 INPUT = "[[script:two]] Write it down."
@@ -153,23 +153,13 @@ def test_a_server_without_work_exits_at_once(stand: Stand) -> None:
     assert time.monotonic() - began_at < 5
 
 
-@pytest.fixture(scope="module")
-def hasty_stand(
-    running_model: ModelServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stand]:
-    """One that gives running turns two seconds."""
-    environment = {"HANDINGER_SHUTDOWN_GRACE_S": "2"}
-    stand = Stand(tmp_path_factory.mktemp("hasty"), running_model, environment)
-    try:
-        yield stand
-    finally:
-        stand.close()
-
-
 def test_a_model_call_that_never_returns_is_cut_off_and_repeated(
-    hasty_stand: Stand, model: ModelServer
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exits_in_spite_of_a_stalled_model(hasty_stand, within_s=8)
+    monkeypatch.setitem(stand.server.environment, "HANDINGER_SHUTDOWN_GRACE_S", "2")
+    stand.restart()
+    exits_in_spite_of_a_stalled_model(stand, within_s=EXITS_WITHIN_S)
+    stand.kill()
 
 
 @pytest.mark.slow

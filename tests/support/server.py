@@ -7,12 +7,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import httpx2
 
-START_TIMEOUT_S = 30.0
+from tests.support import preloaded
+
+START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 25.0
 
 
@@ -24,7 +27,11 @@ def free_port() -> int:
 
 
 class HandingerServer:
-    """One `handinger serve`. Several may share a database by `database_url`."""
+    """One `handinger serve`. Several may share a database by `database_url`.
+
+    With `preload`, its process begins with all modules imported, and with a call of `prepare`; else
+    it is started as a person starts it, which takes seconds more.
+    """
 
     def __init__(
         self,
@@ -34,15 +41,20 @@ class HandingerServer:
         key: str | None = None,
         database_url: str | None = None,
         environment: Mapping[str, str] | None = None,
+        preload: bool = True,
+        prepare: Callable[[], None] = preloaded.nothing,
     ) -> None:
         self.data_dir = data_dir
         self.key = key or "hdg_live_" + secrets.token_urlsafe(32)
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.log_path = data_dir.parent / f"{data_dir.name}-{self.port}.log"
-        self._process: subprocess.Popen[bytes] | None = None
-        # Only what is named here: no provider's key of the person who runs the tests.
-        self._environment = {
+        self._process: _Process | None = None
+        self._preload = preload
+        self._prepare = prepare
+        # Only what is named here: no provider's key of the person who runs the tests. A change is
+        # for the next start.
+        self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": os.environ.get("HOME", "/"),
             "HANDINGER_DATA_DIR": str(data_dir),
@@ -50,14 +62,14 @@ class HandingerServer:
             "HANDINGER_PUBLIC_URL": self.base_url,
         }
         if model_url is not None:
-            self._environment |= {
+            self.environment |= {
                 "HANDINGER_MODEL": "openai-chat:scripted",
                 "OPENAI_BASE_URL": model_url,
                 "OPENAI_API_KEY": "sk-scripted-0000000000",
             }
         if database_url is not None:
-            self._environment["HANDINGER_DATABASE_URL"] = database_url
-        self._environment |= environment or {}
+            self.environment["HANDINGER_DATABASE_URL"] = database_url
+        self.environment |= environment or {}
 
     @property
     def pid(self) -> int:
@@ -72,15 +84,15 @@ class HandingerServer:
 
     def start(self, *, wait: bool = True) -> "HandingerServer":
         """Start, and wait until it is healthy."""
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "handinger", "serve", "--port", str(self.port)],
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.data_dir.parent,
-            )
+        command = preloaded.Command(
+            ["serve", "--port", str(self.port)],
+            self.environment,
+            self.data_dir.parent,
+            self.log_path,
+            self._prepare,
+        )
+        self.log_path.touch()
+        self._process = _Forked(command) if self._preload else _Executed(command)
         if wait:
             self.wait_until_healthy()
         return self
@@ -90,7 +102,7 @@ class HandingerServer:
         assert self._process is not None
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
+            if self._process.status() is not None:
                 raise AssertionError(f"the server exited: {self.log()}")
             try:
                 if httpx2.get(f"{self.base_url}/healthz", timeout=1).status_code == 200:
@@ -111,21 +123,75 @@ class HandingerServer:
         """SIGTERM, and wait for the exit; its status."""
         self._signal(signal.SIGTERM)
         assert self._process is not None
-        return self._process.returncode
+        status = self._process.status()
+        assert status is not None
+        return status
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self._process.status() is not None:
             return
-        self._process.send_signal(number)
-        self._process.wait(timeout=STOP_TIMEOUT_S)
+        os.kill(self._process.pid, number)
+        self._process.wait()
 
     def close(self) -> None:
         """Stop it, and with it an embedded PostgreSQL, whatever happened before."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self._process.status() is None:
             self.terminate()
-        elif "HANDINGER_DATABASE_URL" not in self._environment:
+        elif "HANDINGER_DATABASE_URL" not in self.environment:
             # Killed: its PostgreSQL runs on. The last one out stops it.
             from handinger.storage.embedded import EmbeddedPostgres
 
             if (self.data_dir / "postgres").exists():
                 EmbeddedPostgres.join(self.data_dir).leave()
+
+
+class _Process(Protocol):
+    """A running server."""
+
+    pid: int
+
+    def status(self) -> int | None:
+        """That it ended with, if it has."""
+        ...
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        ...
+
+
+class _Executed:
+    """As a person starts it."""
+
+    def __init__(self, command: preloaded.Command) -> None:
+        with command.log.open("ab") as written:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "handinger", *command.arguments],
+                env=command.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=written,
+                stderr=written,
+                cwd=command.folder,
+            )
+        self.pid = self._process.pid
+
+    def status(self) -> int | None:
+        return self._process.poll()
+
+    def wait(self) -> None:
+        self._process.wait(STOP_TIMEOUT_S)
+
+
+class _Forked:
+    """With all its modules loaded."""
+
+    def __init__(self, command: preloaded.Command) -> None:
+        self._process = preloaded.start(command)
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def status(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> None:
+        self._process.join(STOP_TIMEOUT_S)
+        assert self._process.exitcode is not None, "the server does not end"
