@@ -76,6 +76,8 @@ class Settings(BaseSettings):
     max_queued_turns: Annotated[int, Field(ge=1)] = 10_000
     max_attempts: Annotated[int, Field(ge=1)] = 5
     max_json_bytes: Annotated[int, Field(ge=1024)] = 32 * MIB
+    max_multipart_bytes: Annotated[int, Field(ge=1024)] = 256 * MIB
+    max_attachments: Annotated[int, Field(ge=1, le=1000)] = 100
     max_metadata_bytes: Annotated[int, Field(ge=2)] = 64 * 1024
     max_file_bytes: Annotated[int, Field(ge=1)] = 100 * MIB
     max_workspace_bytes: Annotated[int, Field(ge=1)] = 1024 * MIB

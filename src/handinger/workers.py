@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from handinger import engine, files, story
+from handinger import attachments, engine, files, story
+from handinger.attachments import Attachment
 from handinger.budgets import Spending
 from handinger.errors import NotFound
 from handinger.ids import OrganizationId, TurnId, WorkerId
@@ -69,8 +70,9 @@ class _WorkerRow:
     output: list[Event] | None
     published: list[tuple[str, str, int]]
     used: list[tuple[str, str, str | None]]
-    # Of each turn: id, status, source, input, assistant's message, microseconds of its acceptance.
-    said: list[tuple[TurnId, Status, str, str, str | None, str]]
+    # Of each turn: id, status, source, input, assistant's message, microseconds of its acceptance,
+    # the files that came with it.
+    said: list[tuple[TurnId, Status, str, str, str | None, str, str]]
 
 
 _SELECT = """
@@ -88,7 +90,7 @@ SELECT w.id, w.created_at, w.metadata, w.model, w.credits, w.duration_ms,
     ) AS used,
     CASE WHEN %(with_messages)s THEN ARRAY(
         SELECT ARRAY[t.id, t.status, t.source, t.input, t.assistant_message::text,
-            (extract(epoch FROM t.created_at) * 1000000)::bigint::text]
+            (extract(epoch FROM t.created_at) * 1000000)::bigint::text, t.attachments::text]
         FROM turns t WHERE t.organization_id = %(organization_id)s AND t.worker_id = w.id
         ORDER BY t.position) ELSE '{}' END AS said
 FROM workers w
@@ -155,6 +157,17 @@ async def _row(
     return row
 
 
+async def require(database: Database, organization_id: OrganizationId, worker_id: WorkerId) -> None:
+    """Raises NotFound for what is no worker of this organization."""
+    async with database.tenant(organization_id).statements() as sql:
+        found = await sql.value(
+            "SELECT 1 FROM workers WHERE organization_id = %(organization_id)s AND id = %(id)s",
+            id=worker_id,
+        )
+    if found is None:
+        raise not_found(worker_id)
+
+
 async def page(
     database: Database,
     organization_id: OrganizationId,
@@ -211,10 +224,11 @@ async def _complete(sql: TenantStatements, row: _WorkerRow) -> WorkerView:
 
 def _messages(row: _WorkerRow, running_entries: Sequence[Entry]) -> list[str]:
     messages: list[str] = []
-    for turn_id, status, source, text, answer, microseconds in row.said:
+    for turn_id, status, source, text, answer, microseconds, attached in row.said:
         created_at = _EPOCH + timedelta(microseconds=int(microseconds))
         metadata = message_metadata(row.id, turn_id, source, created_at)
-        messages.append(dump(user_message(turn_id, text, metadata)))
+        came_with = attachments.of_rows(json.loads(attached))
+        messages.append(dump(user_message(turn_id, text, metadata, came_with)))
         if answer is not None:
             messages.append(answer)
         elif status == "running":
@@ -290,12 +304,23 @@ def not_found(worker_id: str) -> NotFound:
     return NotFound(f"There is no worker {worker_id[:80]!r}.")
 
 
-def user_message(turn_id: TurnId, text: str, metadata: Event) -> Event:
-    """The instruction as a UI message."""
+def user_message(
+    turn_id: TurnId, text: str, metadata: Event, attached: Sequence[Attachment] = ()
+) -> Event:
+    """The instruction as a UI message, with the files that came with it."""
+    attached_parts = [
+        {
+            "type": "file",
+            "mediaType": file.media_type,
+            "filename": file.filename,
+            "url": file.url,
+        }
+        for file in attached
+    ]
     return {
         "id": story.user_message_id(turn_id),
         "role": "user",
-        "parts": [{"type": "text", "text": text}],
+        "parts": [{"type": "text", "text": text}, *attached_parts],
         "metadata": metadata,
     }
 

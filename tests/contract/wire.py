@@ -91,6 +91,10 @@ class _FilePart(BaseModel):
     mediaType: str
 
 
+class _AttachmentPart(_FilePart):
+    filename: str
+
+
 class _SourcePart(BaseModel):
     type: Literal["source-url"]
     sourceId: str
@@ -110,6 +114,7 @@ class _ToolPart(BaseModel):
 _PARTS: TypeAdapter[list[Any]] = TypeAdapter(
     list[_TextPart | _StepStart | _FilePart | _SourcePart | _ToolPart]
 )
+_USER_PARTS: TypeAdapter[list[Any]] = TypeAdapter(list[_TextPart | _AttachmentPart])
 
 
 def worker_in(response: httpx2.Response, *, status: int = 200) -> Json:
@@ -162,7 +167,8 @@ def check_never_smaller(earlier: Json, later: Json) -> None:
 def check_message(message: Json) -> None:
     """A UI message of the AI SDK, with what ours adds to it."""
     assert message["id"].startswith("msg_")
-    _PARTS.validate_python(message["parts"], extra="forbid")
+    parts = _USER_PARTS if message["role"] == "user" else _PARTS
+    parts.validate_python(message["parts"], extra="forbid")
     metadata = message["metadata"]
     assert metadata["turnId"].startswith("trn_")
     assert metadata["source"] in ("api", "schedule", "email", "agent")

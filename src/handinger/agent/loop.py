@@ -325,7 +325,7 @@ class TurnRun:
         self._stand_at_last_response()
         begun = self._conversation.of_turn > 0
         async with self._process.agent.iter(
-            None if begun else self._turn.input,
+            None if begun else prompt.instruction(self._turn),
             message_history=self._conversation.messages,
             conversation_id=self._turn.worker_id,
             deps=self._context,
@@ -566,7 +566,7 @@ class TurnRun:
         finished = self._fail_calls(self._open_calls(last), reason)
         messages: list[ModelMessage] = []
         if not self._conversation.of_turn:
-            messages.append(ModelRequest(parts=[UserPromptPart(self._turn.input)]))
+            messages.append(ModelRequest(parts=[UserPromptPart(prompt.instruction(self._turn))]))
         results = [
             self._context.results[self._context.step, part.tool_call_id]
             for part in (last.parts if last else ())

@@ -7,8 +7,11 @@ reusing its cache of the conversation before it.
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from pydantic_ai.messages import UserContent
+
 from handinger.budgets import Allowance
 from handinger.settings import Settings
+from handinger.turns.execution import ClaimedTurn
 
 CONCLUDE = (
     "The budget of this turn is nearly used up and this is its last step. Do not call any tool. "
@@ -36,6 +39,19 @@ def instructions(settings: Settings, allowance: Allowance, *, now: datetime) -> 
             _limits(allowance),
         )
     )
+
+
+def instruction(turn: ClaimedTurn) -> str | list[UserContent]:
+    """What the turn is to do, as its message to the model; with the files that came along."""
+    if not turn.attachments:
+        return turn.input
+    listed = "\n".join(
+        f"- {file.path} ({file.media_type}, {file.size} bytes)" for file in turn.attachments
+    )
+    return [
+        turn.input,
+        f"These files came with the instruction; they are in your workspace:\n{listed}",
+    ]
 
 
 def _limits(allowance: Allowance) -> str:

@@ -79,6 +79,7 @@ class Runner:
             input=turn.input,
             source=turn.source,
             created_at=turn.created_at,
+            attached=turn.attachments,
         )
         if turn.attempt > 1:
             first = len(story.entries)

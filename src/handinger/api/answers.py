@@ -10,7 +10,7 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from handinger import workers
+from handinger import attachments, workers
 from handinger.api import sse
 from handinger.api.deps import Services
 from handinger.api.errors import request_error_response
@@ -83,6 +83,7 @@ def _new_story(turn: NewTurn) -> Story:
         input=turn.instruction.input,
         source=turn.instruction.source,
         created_at=turn.created_at,
+        attached=turn.instruction.attachments,
     )
 
 
@@ -114,6 +115,7 @@ async def _joined_story(reader: sse.Reader, accepted: Accepted) -> Story:
         input=turn.input,
         source=turn.source,
         created_at=turn.created_at,
+        attached=attachments.of_rows(turn.attachments),
     )
 
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NoReturn, TypeVar, cast
 
@@ -116,19 +116,17 @@ WorkerIdDep = Annotated[WorkerId, Depends(worker_id)]
 TurnIdDep = Annotated[TurnId, Depends(turn_id)]
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body. Raises BodyTooLarge."""
-    chunks: list[bytes] = []
+async def body_stream(request: Request, limit: int, *, variable: str) -> AsyncGenerator[bytes]:
+    """The body in pieces. Raises BodyTooLarge."""
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size <= limit:
-            chunks.append(chunk)
+            yield chunk
         elif size > limit * _DISCARD_FACTOR:
             break
     if size > limit:
-        raise BodyTooLarge(f"The body is larger than {limit} bytes (HANDINGER_MAX_JSON_BYTES).")
-    return b"".join(chunks)
+        raise BodyTooLarge(f"The body is larger than {limit} bytes ({variable}).")
 
 
 async def read_json(request: Request, model: type[Body]) -> tuple[Body, dict[str, Any]]:
@@ -143,17 +141,26 @@ async def read_json(request: Request, model: type[Body]) -> tuple[Body, dict[str
             f"This endpoint reads JSON, not {content_type[:80]}; "
             "send Content-Type: application/json."
         )
-    raw = await read_body(request, services(request).settings.max_json_bytes)
-    sent: object = _parse(raw) if raw.strip() else {}
+    limit = services(request).settings.max_json_bytes
+    chunks = body_stream(request, limit, variable="HANDINGER_MAX_JSON_BYTES")
+    raw = b"".join([chunk async for chunk in chunks])
+    sent: object = parse_json(raw) if raw.strip() else {}
     if not isinstance(sent, dict):
         raise InvalidInput("The body must be a JSON object.")
+    fields = cast("dict[str, Any]", sent)
+    return check_body(model, fields), fields
+
+
+def check_body(model: type[Body], fields: dict[str, Any]) -> Body:
+    """What was sent, as the model has it. Raises InvalidInput."""
     try:
-        return model.model_validate(sent), cast("dict[str, Any]", sent)
+        return model.model_validate(fields)
     except ValidationError as error:
         raise _invalid(error) from error
 
 
-def _parse(raw: bytes) -> object:
+def parse_json(raw: bytes) -> object:
+    """JSON as the standard has it. Raises MalformedRequest."""
     try:
         return json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:

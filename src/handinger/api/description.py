@@ -8,6 +8,7 @@ from pydantic.json_schema import models_json_schema
 from handinger.api.models import WorkerCancel, WorkerContinue, WorkerCreate
 
 _BODIES = (WorkerCreate, WorkerContinue, WorkerCancel)
+_BODIES_WITH_FILES = ("WorkerCreate", "WorkerContinue")
 _REFERENCE = "#/components/schemas/{model}"
 
 _IDEMPOTENCY_KEY = {
@@ -26,11 +27,33 @@ _PREFER = {
 }
 
 
-def body_of(name: str, *, required: bool = True) -> dict[str, Any]:
+def body_of(name: str, *, required: bool = True, with_files: bool = False) -> dict[str, Any]:
     """For `openapi_extra` of a route that reads its body itself."""
     schema = {"$ref": _REFERENCE.format(model=name)}
-    content = {"application/json": {"schema": schema}}
+    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    if with_files:
+        form: dict[str, Any] = {"schema": {"$ref": _REFERENCE.format(model=_form_name(name))}}
+        if name == "WorkerCreate":
+            form["encoding"] = {"metadata": {"contentType": "application/json"}}
+        content["multipart/form-data"] = form
     return {"requestBody": {"required": required, "content": content}}
+
+
+def _form_name(name: str) -> str:
+    return f"{name}Form"
+
+
+def _form_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same fields as a form, each file a part of its own."""
+    files = {
+        "type": "array",
+        "title": "Files",
+        "items": {"type": "string", "contentMediaType": "application/octet-stream"},
+        "description": "One part for each file; `files[]` is read as well.",
+    }
+    form = {name: value for name, value in schema.items() if name != "examples"}
+    form["properties"] = {**schema["properties"], "files": files}
+    return {**form, "title": _form_name(schema["title"])}
 
 
 def install(app: FastAPI) -> None:
@@ -58,6 +81,8 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
         [(model, "validation") for model in _BODIES], ref_template=_REFERENCE
     )
     components["schemas"] |= bodies["$defs"]
+    for name in _BODIES_WITH_FILES:
+        components["schemas"][_form_name(name)] = _form_of(bodies["$defs"][name])
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
     for path, operations in document["paths"].items():

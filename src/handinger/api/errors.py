@@ -8,6 +8,7 @@ import psycopg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from handinger.errors import Conflict, Detail, RateLimited, RequestError
@@ -79,6 +80,11 @@ def install(app: FastAPI) -> None:
         code = _HTTP_CODES.get(error.status_code, "http_error")
         message = _HTTP_SENTENCES.get(error.status_code, error.detail)
         return error_response(error.status_code, message, code, headers=error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def _gone(_request: Request, _error: ClientDisconnect) -> Response:
+        # Nobody hears this; but it is no failure of ours, and nothing was made.
+        return error_response(400, "The body was not sent in full.", "incomplete_body")
 
     @app.exception_handler(psycopg.OperationalError)
     async def _database(_request: Request, error: psycopg.OperationalError) -> Response:

@@ -26,6 +26,23 @@ Stream = Annotated[
 ]
 
 
+class FileInput(BaseModel):
+    """A file that comes with an instruction."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    filename: Annotated[
+        str | None, Field(description="What to call it in `inbox/`.", examples=["totals.csv"])
+    ] = None
+    mediaType: Annotated[  # The wire's name.
+        str | None, Field(description="If its name does not tell.", examples=["text/csv"])
+    ] = None
+    data: Annotated[
+        str | None,
+        Field(description="Its bytes, in base64 or as a `data:` URL.", examples=["YSxiCjEsMgo="]),
+    ] = None
+
+
 class WorkerContinue(BaseModel):
     """The next instruction of a worker."""
 
@@ -37,6 +54,10 @@ class WorkerContinue(BaseModel):
     input: Input
     budget: Budget = "standard"
     stream: Stream = False
+    files: Annotated[
+        list[FileInput],
+        Field(description="Put into `inbox/` of the workspace before the turn starts."),
+    ] = Field(default_factory=list[FileInput])
 
     @field_validator("input", mode="after")
     @classmethod

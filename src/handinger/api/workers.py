@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
-from handinger import ids, workers
-from handinger.api import answers, sse
+from handinger import attachments, ids, workers
+from handinger.api import answers, sse, uploads
 from handinger.api.deps import (
     CallerDep,
     ServicesDep,
@@ -31,7 +31,7 @@ from handinger.errors import InvalidInput
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.story import Place
 from handinger.turns import accept, cancelling, reading
-from handinger.turns.accept import Instruction, NewTurn
+from handinger.turns.accept import Instruction, NewTurn, RequestIdentity
 
 router = APIRouter(prefix="/api/workers", tags=["workers"])
 
@@ -63,7 +63,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         202: {"model": Worker, "description": "With `Prefer: respond-async`."},
         **_errors(400, 413, 415, 422),
     },
-    openapi_extra=body_of("WorkerCreate"),
+    openapi_extra=body_of("WorkerCreate", with_files=True),
 )
 async def create_worker(
     request: Request,
@@ -73,14 +73,14 @@ async def create_worker(
     stream: StreamQuery = False,
 ) -> Response:
     """Answers when the turn ends, or streams it. The turn goes on if the client hangs up."""
-    body, sent = await read_json(request, WorkerCreate)
-    size = len(workers.dump(body.metadata).encode())
-    limit = services.settings.max_metadata_bytes
-    if size > limit:
-        raise InvalidInput(f"The metadata has {size} bytes; {limit} may be sent.")
-    instruction = Instruction(input=body.input, budget=body.budget, source="api")
-    turn = NewTurn.of(WorkerId(ids.new("wrk")), instruction)
-    identity = request_identity(request, caller, sent)
+    async with uploads.read_instruction(request, WorkerCreate) as sent:
+        body = sent.body
+        size = len(workers.dump(body.metadata).encode())
+        limit = services.settings.max_metadata_bytes
+        if size > limit:
+            raise InvalidInput(f"The metadata has {size} bytes; {limit} may be sent.")
+        worker_id = WorkerId(ids.new("wrk"))
+        turn, identity = await _prepare(request, services, caller, worker_id, sent)
     return await answers.run_turn(
         request,
         services,
@@ -162,7 +162,7 @@ async def get_worker(
         202: {"model": Worker, "description": "With `Prefer: respond-async`."},
         **_errors(400, 404, 409, 413, 415, 422),
     },
-    openapi_extra=body_of("WorkerContinue"),
+    openapi_extra=body_of("WorkerContinue", with_files=True),
 )
 async def continue_worker(
     request: Request,
@@ -173,10 +173,11 @@ async def continue_worker(
     stream: StreamQuery = False,
 ) -> Response:
     """Turns of one worker run one at a time; this one's answer comes when it has ended."""
-    body, sent = await read_json(request, WorkerContinue)
-    instruction = Instruction(input=body.input, budget=body.budget, source="api")
-    turn = NewTurn.of(worker_id, instruction)
-    identity = request_identity(request, caller, sent)
+    async with uploads.read_instruction(request, WorkerContinue) as sent:
+        body = sent.body
+        if sent.files:
+            await workers.require(services.database, caller.organization_id, worker_id)
+        turn, identity = await _prepare(request, services, caller, worker_id, sent)
     return await answers.run_turn(
         request,
         services,
@@ -192,6 +193,27 @@ async def continue_worker(
             request=identity,
         ),
     )
+
+
+async def _prepare(
+    request: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    worker_id: WorkerId,
+    sent: uploads.Sent[Any],
+) -> tuple[NewTurn, RequestIdentity]:
+    """The turn that a request asks for, its files stored, and what makes the request unique."""
+    attached = await attachments.attach(
+        services.database,
+        services.blobs,
+        services.settings,
+        caller.organization_id,
+        worker_id,
+        sent.files,
+    )
+    instruction = Instruction(sent.body.input, sent.body.budget, "api", attached)
+    identity = request_identity(request, caller, sent.identity(attached))
+    return NewTurn.of(worker_id, instruction), identity
 
 
 @router.get(

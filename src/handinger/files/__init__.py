@@ -9,6 +9,7 @@ from handinger.files.paths import (
     FileError,
     is_published_by_default,
     media_type,
+    media_type_by_name,
     normalize,
     url,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "is_published_by_default",
     "load",
     "media_type",
+    "media_type_by_name",
     "normalize",
     "remove",
     "url",

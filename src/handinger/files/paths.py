@@ -46,13 +46,17 @@ def is_published_by_default(path: str) -> bool:
     return parts[0] not in UNPUBLISHED_FOLDERS and not any(part.startswith(".") for part in parts)
 
 
+def media_type_by_name(path: str) -> str | None:
+    """What the name's ending says, if it is known."""
+    guessed, encoding = mimetypes.guess_type(path, strict=False)
+    return guessed if encoding is None else f"application/{encoding}"
+
+
 def media_type(path: str, content: bytes) -> str:
     """By name, else by content: UTF-8 without NUL is plain text."""
-    guessed, encoding = mimetypes.guess_type(path, strict=False)
-    if guessed and encoding is None:
-        return guessed
-    if encoding is not None:
-        return f"application/{encoding}"
+    by_name = media_type_by_name(path)
+    if by_name is not None:
+        return by_name
     head = content[:4096]
     if b"\0" in head:
         return "application/octet-stream"

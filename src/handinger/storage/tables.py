@@ -136,6 +136,8 @@ turns = Table(
     Column("source", Text, nullable=False),  # api, schedule, email, agent
     Column("input", Text, nullable=False),
     Column("budget", Text, nullable=False),
+    # The files that came with the instruction, see `attachments.Attachment`.
+    Column("attachments", JSONB, nullable=False, server_default=text("'[]'")),
     Column("model", Text),
     # The fence: raised by each claim, named by each write.
     Column("attempt", Integer, nullable=False, server_default=text("0")),

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from psycopg.types.json import Json
+from psycopg.types.json import Json, Jsonb
 
-from handinger import engine, ids, live, workers
+from handinger import attachments, engine, ids, live, workers
+from handinger.attachments import Attachment
 from handinger.errors import IdempotencyKeyReused, WorkerBusy
 from handinger.ids import KeyId, OrganizationId, TurnId, WorkerId
 from handinger.settings import BudgetName, Settings
@@ -26,6 +27,7 @@ class Instruction:
     input: str
     budget: BudgetName
     source: Source
+    attachments: tuple[Attachment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ async def create_worker(
     metadata: Mapping[str, Any],
     request: RequestIdentity | None = None,
 ) -> Accepted:
-    """A new worker with its first turn. Raises IdempotencyKeyReused."""
+    """A new worker with its first turn. Raises IdempotencyKeyReused, BodyTooLarge."""
     tenant = database.tenant(organization_id)
     # One statement is a transaction by itself, in a fifth of the round trips.
     looks_first = request is not None and request.may_repeat
@@ -91,6 +93,7 @@ async def create_worker(
         earlier = await _joined(sql, request) if looks_first else None
         if earlier is not None:
             return earlier
+        await attachments.require_room(sql, settings, turn.worker_id, turn.instruction.attachments)
         await sql.run(
             "WITH worker AS (INSERT INTO workers (id, organization_id, metadata, model)"
             " VALUES (%(worker_id)s, %(organization_id)s, %(metadata)s, %(model)s)),"
@@ -116,7 +119,10 @@ async def continue_worker(
     *,
     request: RequestIdentity | None = None,
 ) -> Accepted:
-    """The next turn of a worker. Raises NotFound, WorkerBusy, IdempotencyKeyReused."""
+    """The next turn of a worker.
+
+    Raises NotFound, WorkerBusy, IdempotencyKeyReused, BodyTooLarge.
+    """
     async with database.tenant(organization_id).transaction() as sql:
         earlier = await _joined(sql, request)
         if earlier is not None:
@@ -134,7 +140,7 @@ async def append(
 ) -> None:
     """Add a turn to its worker, with its job, in the caller's transaction.
 
-    Locks the worker's row. Raises NotFound, WorkerBusy; then nothing was added.
+    Locks the worker's row. Raises NotFound, WorkerBusy, BodyTooLarge; then nothing was added.
     """
     await lock_worker(sql, turn.worker_id)
     waiting = await sql.value(
@@ -148,6 +154,7 @@ async def append(
             f"{waiting} turns wait for this worker already, and {limit} may. "
             "Wait for one to end, or cancel."
         )
+    await attachments.require_room(sql, settings, turn.worker_id, turn.instruction.attachments)
     await sql.run(
         "WITH task AS (SELECT id FROM tasks WHERE organization_id = %(organization_id)s"
         " AND worker_id = %(worker_id)s)," + _INSERT_TURN,
@@ -177,9 +184,10 @@ async def lock_worker(sql: TenantStatements, worker_id: WorkerId) -> None:
 _INSERT_TURN = """
 turn AS (
     INSERT INTO turns
-        (id, organization_id, worker_id, task_id, status, source, input, budget, created_at)
+        (id, organization_id, worker_id, task_id, status, source, input, budget, attachments,
+            created_at)
     SELECT %(turn_id)s, %(organization_id)s, %(worker_id)s, id, 'pending', %(source)s,
-        %(input)s, %(budget)s, %(created_at)s
+        %(input)s, %(budget)s, %(attachments)s, %(created_at)s
     FROM task
     RETURNING id
 ),
@@ -202,6 +210,7 @@ def _columns(turn: NewTurn, request: RequestIdentity | None) -> dict[str, object
         "source": turn.instruction.source,
         "input": turn.instruction.input,
         "budget": turn.instruction.budget,
+        "attachments": Jsonb([file.row() for file in turn.instruction.attachments]),
         "created_at": turn.created_at,
         "key_id": request.key_id if request else None,
         "idempotency_key": request.idempotency_key if request else None,

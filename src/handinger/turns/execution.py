@@ -11,7 +11,8 @@ from typing import Any, Literal, LiteralString
 
 from psycopg.types.json import Json, Jsonb
 
-from handinger import live, story, workers
+from handinger import attachments, live, story, workers
+from handinger.attachments import Attachment
 from handinger.budgets import Spending
 from handinger.errors import Superseded
 from handinger.ids import OrganizationId, TurnId, WorkerId
@@ -62,6 +63,7 @@ class ClaimedTurn:
     started_at: datetime  # of the first attempt
     has_history: bool  # whether the conversation has a message yet
     spending: Spending
+    attachments: tuple[Attachment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,31 @@ async def claim(
         async with database.system().transaction() as sql:
             await sql.run("SELECT 1 FROM workers WHERE id = %(id)s FOR NO KEY UPDATE", id=worker_id)
             row = await sql.first(_ClaimRow, _CLAIM, **parameters)
-    return row.turn() if row else None
+    if row is None:
+        return None
+    attached = attachments.of_rows(row.attachments)
+    if not all(file.delivered for file in attached):
+        attached = await _deliver(database, row, attached)
+    return row.turn(attached)
+
+
+async def _deliver(
+    database: Database, row: "_ClaimRow", attached: Sequence[Attachment]
+) -> tuple[Attachment, ...]:
+    """Put the files of a turn that starts into the workspace, once. Raises Superseded."""
+    async with database.tenant(row.organization_id).transaction() as sql:
+        delivered = await attachments.deliver(sql, row.worker_id, attached)
+        fenced = await sql.run(
+            "UPDATE turns SET attachments = %(attachments)s"
+            " WHERE organization_id = %(organization_id)s AND id = %(id)s"
+            " AND attempt = %(attempt)s AND status = 'running'",
+            id=row.id,
+            attempt=row.attempt,
+            attachments=Jsonb([file.row() for file in delivered]),
+        )
+        if not fenced:
+            raise Superseded(f"Turn {row.id} is no longer executed by this attempt.")
+    return delivered
 
 
 # Holds the worker's row as `accept.lock_worker` does, so that nobody cancels the turn meanwhile.
@@ -124,7 +150,7 @@ FROM worker
 WHERE status <> 'completed' AND turns.id = (SELECT t.id FROM turns t WHERE t.worker_id = worker.id
     AND t.status <> 'completed' ORDER BY t.position LIMIT 1)
 RETURNING turns.id, organization_id, worker_id, input, budget, source, attempt, crashes,
-    cancel_requested, created_at, started_at,
+    cancel_requested, created_at, started_at, attachments,
     EXISTS (SELECT 1 FROM messages m WHERE m.worker_id = turns.worker_id) AS has_history,
     ARRAY[steps, input_tokens, output_tokens, reasoning_tokens, cache_read_tokens,
         cache_write_tokens, model_cost_nano, tool_cost_nano, sandbox_cost_nano,
@@ -146,9 +172,10 @@ class _ClaimRow:
     created_at: datetime
     started_at: datetime
     has_history: bool
+    attachments: list[dict[str, Any]]
     spent: list[int]
 
-    def turn(self) -> ClaimedTurn:
+    def turn(self, attached: tuple[Attachment, ...]) -> ClaimedTurn:
         return ClaimedTurn(
             id=self.id,
             organization_id=self.organization_id,
@@ -163,6 +190,7 @@ class _ClaimRow:
             started_at=self.started_at,
             has_history=self.has_history,
             spending=Spending(*self.spent),
+            attachments=attached,
         )
 
 
@@ -479,11 +507,17 @@ def _terminal_event(ending: Ending) -> Event:
 
 
 def new_story(
-    turn_id: TurnId, worker_id: WorkerId, *, input: str, source: str, created_at: datetime
+    turn_id: TurnId,
+    worker_id: WorkerId,
+    *,
+    input: str,
+    source: str,
+    created_at: datetime,
+    attached: Sequence[Attachment] = (),
 ) -> Story:
     """A story with the two entries that every one begins with; the accepted turn implies them."""
     metadata: dict[str, Any] = workers.message_metadata(worker_id, turn_id, source, created_at)
-    message = workers.user_message(turn_id, input, metadata)
+    message = workers.user_message(turn_id, input, metadata, attached)
     start = {
         "messageId": story.message_id(turn_id),
         "messageMetadata": {"workerId": worker_id, "turnId": turn_id},

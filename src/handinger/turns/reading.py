@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from handinger import story, workers
+from handinger import attachments, story, workers
 from handinger.budgets import Spending
 from handinger.errors import NotFound
 from handinger.ids import OrganizationId, TurnId, WorkerId
@@ -33,6 +33,7 @@ class TurnView:
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    attachments: list[dict[str, Any]]
 
     def wire(self) -> dict[str, Any]:
         """The wire's turn."""
@@ -65,7 +66,7 @@ SELECT id, worker_id, status, source, input, budget, output, error, incomplete_r
     ARRAY[steps, input_tokens, output_tokens, reasoning_tokens, cache_read_tokens,
         cache_write_tokens, model_cost_nano, tool_cost_nano, sandbox_cost_nano,
         internal_cost_nano] AS spending,
-    created_at, started_at, ended_at
+    created_at, started_at, ended_at, attachments
 FROM turns
 WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s
 """
@@ -138,6 +139,7 @@ class Telling:
     incomplete_reason: str | None
     assistant_message: str | None
     entry_count: int  # how many entries of its story are stored
+    attachments: list[dict[str, Any]]
 
     def story(self) -> Story:
         """Its story as far as the turn alone implies it."""
@@ -147,6 +149,7 @@ class Telling:
             input=self.input,
             source=self.source,
             created_at=self.created_at,
+            attached=attachments.of_rows(self.attachments),
         )
 
 
@@ -158,7 +161,7 @@ async def tellings(
         turns = await sql.all(
             Telling,
             "SELECT id, worker_id, status, source, input, created_at, attempt, retry, error,"
-            " incomplete_reason, assistant_message::text,"
+            " incomplete_reason, assistant_message::text, attachments,"
             " (SELECT count(*) FROM entries WHERE turn_id = turns.id) AS entry_count FROM turns"
             " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s"
             " ORDER BY position",
