@@ -30,6 +30,7 @@ from handinger.api.middleware import RefuseWhileDraining, RequestId, request_id
 from handinger.engine import Engine
 from handinger.errors import ConfigurationError
 from handinger.live import Hub
+from handinger.sandbox.survey import open_sandboxes
 from handinger.settings import Settings
 from handinger.storage.blobs import open_blobs
 from handinger.storage.database import Database, open_database
@@ -80,6 +81,7 @@ async def _serve(settings: Settings) -> None:
             lock = await asyncio.to_thread(ServeLock.acquire, settings.data_dir)
             stack.callback(lock.release)
         sock = stack.enter_context(_listening(settings))
+        sandboxes = await stack.enter_async_context(open_sandboxes(settings))
         settings = settings.model_copy(update={"port": sock.getsockname()[1]})
         database = await stack.enter_async_context(open_database(settings))
         await _ensure_keys(settings, database)
@@ -94,9 +96,10 @@ async def _serve(settings: Settings) -> None:
             blobs=blobs,
             settings=settings,
             hub=hub,
-            agent=runners.make_agent(model, settings),
+            agent=runners.make_agent(model, settings, with_commands=sandboxes is not None),
             stopping=stopping,
             conversations=Conversations(),
+            sandboxes=sandboxes,
         )
         housekeeping = Housekeeping(database, max_queued_turns=settings.max_queued_turns)
         engine = Engine(

@@ -82,6 +82,19 @@ class Settings(BaseSettings):
     max_file_bytes: Annotated[int, Field(ge=1)] = 100 * MIB
     max_workspace_bytes: Annotated[int, Field(ge=1)] = 1024 * MIB
     max_workspace_files: Annotated[int, Field(ge=1)] = 10_000
+    sandbox: Literal["auto", "off"] = "auto"
+    sandbox_dir: Path | None = None
+    sandbox_paths: Annotated[tuple[Path, ...] | None, NoDecode] = None
+    sandbox_memory_bytes: Annotated[int, Field(ge=64 * MIB)] = 1024 * MIB
+    sandbox_processes: Annotated[int, Field(ge=8)] = 256
+    sandbox_cpus: Annotated[float, Field(ge=0.05)] = 1
+    sandbox_cpu_s: Annotated[int, Field(ge=1)] = 600
+    sandbox_disk_bytes: Annotated[int, Field(ge=MIB)] = 2048 * MIB
+    sandbox_disk_entries: Annotated[int, Field(ge=100)] = 50_000
+    sandbox_output_bytes: Annotated[int, Field(ge=1024)] = 10 * MIB
+    sandbox_timeout_s: Annotated[int, Field(ge=1)] = 600
+    sandbox_max_published: Annotated[int, Field(ge=0)] = 100
+    sandbox_usd_per_second: Annotated[float, Field(ge=0, le=1)] = 0
     model_timeout_s: Annotated[float, Field(gt=0)] = 600
     model_retries: Annotated[int, Field(ge=0)] = 5
     rate_limit: Annotated[RateLimit | None, NoDecode] = None
@@ -101,6 +114,24 @@ class Settings(BaseSettings):
         if not slash:
             raise ValueError("must be REQUESTS/SECONDS, for example 100/60")
         return {"requests": requests, "window_s": window_s}
+
+    @field_validator("sandbox_paths", mode="before")
+    @classmethod
+    def _split_paths(cls, value: object) -> object:
+        """As in PATH, with colons between them."""
+        if not isinstance(value, str):
+            return value
+        return [path for path in value.split(":") if path] or None
+
+    @field_validator("sandbox_paths", mode="after")
+    @classmethod
+    def _visible_paths(cls, value: tuple[Path, ...] | None) -> tuple[Path, ...] | None:
+        for path in value or ():
+            if not path.is_absolute() or len(path.parts) < 2:
+                raise ValueError(f"{str(path)!r} must be the absolute path of a folder")
+            if not path.is_dir():
+                raise ValueError(f"there is no folder {str(path)!r}")
+        return value
 
     @field_validator("database_url", mode="after")
     @classmethod
@@ -198,6 +229,8 @@ def describe(settings: Settings) -> list[tuple[str, str]]:
             text = f"(not set: {settings.model_id})"
         elif isinstance(value, RateLimit):
             text = f"{value.requests}/{value.window_s}"
+        elif isinstance(value, tuple):
+            text = ":".join(str(path) for path in cast("tuple[Path, ...]", value))
         else:
             text = "(not set)" if value is None else str(value)
         rows.append((f"HANDINGER_{name.upper()}", text))

@@ -36,10 +36,12 @@ from handinger.agent import model as models
 from handinger.agent import prompt
 from handinger.agent.conversation import Conversation, Conversations
 from handinger.agent.hooks import StepContext
+from handinger.agent.shell import Shell
 from handinger.agent.tools.context import Effects
 from handinger.agent.ui_events import Teller, clean, plain
 from handinger.budgets import Spending
 from handinger.live import Hub, LiveTurn
+from handinger.sandbox.sandbox import Sandboxes
 from handinger.settings import Settings
 from handinger.storage.blobs import Blobs
 from handinger.storage.database import Database
@@ -77,6 +79,8 @@ class Process(Protocol):
     def stopping(self) -> asyncio.Event: ...
     @property
     def conversations(self) -> Conversations: ...
+    @property
+    def sandboxes(self) -> Sandboxes | None: ...
 
 
 class _Released(Exception):
@@ -118,19 +122,27 @@ class TurnRun:
         self._commits: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._told_files: set[str] = set()
+        workspace = files.Workspace(
+            process.database,
+            process.blobs,
+            process.settings,
+            organization_id=turn.organization_id,
+            worker_id=turn.worker_id,
+        )
+        sandboxes = process.sandboxes
+        self._shell = Shell(sandboxes, workspace, process.settings) if sandboxes else None
         self._context = StepContext(
             turn=turn,
             database=process.database,
             settings=process.settings,
-            workspace=files.Workspace(
-                process.database,
-                process.blobs,
-                process.settings,
-                organization_id=turn.organization_id,
-                worker_id=turn.worker_id,
-            ),
+            workspace=workspace,
+            shell=self._shell,
+            tools_end_at=self._allowance.conclude_at,
             instructions=prompt.instructions(
-                process.settings, self._allowance, now=datetime.now(UTC)
+                process.settings,
+                self._allowance,
+                now=datetime.now(UTC),
+                with_commands=self._shell is not None,
             ),
         )
 
@@ -147,6 +159,13 @@ class TurnRun:
     async def carry_out(self, live: LiveTurn) -> None:
         """Bring the turn to its end, or to a safe point if the server stops. Raises Superseded."""
         self._live = live
+        try:
+            await self._carry_out()
+        finally:
+            if self._shell is not None:
+                await self._shell.close()
+
+    async def _carry_out(self) -> None:
         try:
             await self._load()
             ending = self._foregone_ending()
@@ -528,9 +547,15 @@ class TurnRun:
         ]
 
     async def _fail_open_tools(self, message: str) -> None:
-        records = self._fail_calls(self._open_calls(self._last_response()), message)
-        if records:
-            await self._write(Record(finished_tools=records))
+        calls = self._open_calls(self._last_response())
+        if calls:
+            records = self._fail_calls(calls, message)
+            await self._write(Record(finished_tools=records, spending=self._spent_on(calls)))
+
+    def _spent_on(self, calls: Sequence[ToolCallPart]) -> Spending:
+        """What calls cost that were ended before they had a result."""
+        effects = (self._context.effects.pop(call.tool_call_id, Effects()) for call in calls)
+        return sum((effect.spending for effect in effects), Spending())
 
     def _fail_calls(self, calls: Sequence[ToolCallPart], message: str) -> list[ToolRecord]:
         parts = [_failed_result(call, message) for call in calls]
@@ -563,7 +588,8 @@ class TurnRun:
         if in_step:
             self._teller.finish_step()
         reason = _CANCELLED if ending is execution.CANCELLED else _NOT_RUN
-        finished = self._fail_calls(self._open_calls(last), reason)
+        open_calls = self._open_calls(last)
+        finished = self._fail_calls(open_calls, reason)
         messages: list[ModelMessage] = []
         if not self._conversation.of_turn:
             messages.append(ModelRequest(parts=[UserPromptPart(prompt.instruction(self._turn))]))
@@ -580,7 +606,7 @@ class TurnRun:
             Record(
                 messages=[conversations.dump(message) for message in messages],
                 finished_tools=finished,
-                spending=self._unbooked,
+                spending=self._unbooked + self._spent_on(open_calls),
                 ending=ending,
             ),
             messages,

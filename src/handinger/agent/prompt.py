@@ -20,7 +20,16 @@ CONCLUDE = (
 )
 
 
-def instructions(settings: Settings, allowance: Allowance, *, now: datetime) -> str:
+_COMMANDS = (
+    "run_command runs shell commands in your workspace, in a sandbox without network. Use it to "
+    "compute, to transform data and to make files; Python 3 is there. Paths in it are relative to "
+    "the workspace, too."
+)
+
+
+def instructions(
+    settings: Settings, allowance: Allowance, *, now: datetime, with_commands: bool
+) -> str:
     """The system prompt of one turn."""
     local = now.astimezone(ZoneInfo(settings.timezone))
     return "\n\n".join(
@@ -34,6 +43,7 @@ def instructions(settings: Settings, allowance: Allowance, *, now: datetime) -> 
             "the next. Paths are relative to it. Files that you write are published to the person "
             "who instructed you, except under scratchpad/ and inbox/ and hidden ones; "
             "publish_file publishes those too. Mention the files you made in your answer.",
+            *((_COMMANDS,) if with_commands else ()),
             "A tool that fails says why. Act on that: correct the call, take another way, or say "
             "that it cannot be done. Never claim to have done what no tool did.",
             _limits(allowance),

@@ -11,10 +11,11 @@ from handinger.agent import model as models
 from handinger.agent.conversation import Conversations
 from handinger.agent.hooks import Hooks, StepContext
 from handinger.agent.loop import TurnRun
-from handinger.agent.tools import workspace
+from handinger.agent.tools import commands, workspace
 from handinger.errors import Superseded
 from handinger.ids import TurnId, WorkerId
 from handinger.live import Hub
+from handinger.sandbox.sandbox import Sandboxes
 from handinger.settings import Settings
 from handinger.storage.blobs import Blobs
 from handinger.storage.database import Database, is_connection_error
@@ -40,6 +41,7 @@ class Runner:
     agent: Agent[StepContext, str]
     stopping: asyncio.Event
     conversations: Conversations
+    sandboxes: Sandboxes | None = None  # None: this host has none
     # Turns that the database's absence took from this process.
     lost: set[TurnId] = field(default_factory=set[TurnId])
 
@@ -100,12 +102,12 @@ class Runner:
         return run.others_wait
 
 
-def make_agent(model: Model, settings: Settings) -> Agent[StepContext, str]:
+def make_agent(model: Model, settings: Settings, *, with_commands: bool) -> Agent[StepContext, str]:
     """The agent that carries out every turn of this process."""
     return Agent(
         model,
         deps_type=StepContext,
-        tools=workspace.tools(),
+        tools=[*workspace.tools(), *(commands.tools() if with_commands else ())],
         instructions=_instructions,
         capabilities=[Hooks()],
         model_settings=models.request_settings(settings),

@@ -44,6 +44,9 @@ app.command("handinger.cli.orgs:app", name="orgs", help="Organizations, on the s
 app.command(
     "handinger.cli.serve:config", name="config", help="The server's settings, without secrets."
 )
+app.command(
+    "handinger.cli.doctor:doctor", name="doctor", help="What workers' commands can do on this host."
+)
 _GLOBAL = Group("Global options", sort_key=100)
 
 

@@ -3,6 +3,7 @@
 The manifest row is the truth; bytes are blobs that were stored before the row that names them.
 """
 
+from handinger.files.checkout import Checkout, Collected
 from handinger.files.manifest import Change, File, apply, find, load, remove
 from handinger.files.paths import (
     UNPUBLISHED_FOLDERS,
@@ -13,13 +14,17 @@ from handinger.files.paths import (
     normalize,
     url,
 )
+from handinger.files.tree import Tree
 from handinger.files.workspace import Workspace
 
 __all__ = [
     "UNPUBLISHED_FOLDERS",
     "Change",
+    "Checkout",
+    "Collected",
     "File",
     "FileError",
+    "Tree",
     "Workspace",
     "apply",
     "find",

@@ -85,16 +85,28 @@ class Workspace:
             raise FileError(f"{path!r} is a folder.")
         if others.under_file:
             raise FileError(f"A part of {path!r} is a file, not a folder.")
-        if others.files + 1 > self._settings.max_workspace_files:
-            raise FileError(
-                f"The workspace has {others.files} files; "
-                f"it may have {self._settings.max_workspace_files}."
-            )
-        if others.bytes + size > self._settings.max_workspace_bytes:
-            raise FileError(
-                f"The workspace would have {others.bytes + size} bytes; "
-                f"it may have {self._settings.max_workspace_bytes}."
-            )
+        why_not = self.why_no_room(files=others.files + 1, size=others.bytes + size)
+        if why_not is not None:
+            raise FileError(why_not)
+
+    def why_no_room(self, *, files: int, size: int) -> str | None:
+        """Why a workspace cannot have so many files, of so many bytes; None if it can."""
+        most_files = self._settings.max_workspace_files
+        most_bytes = self._settings.max_workspace_bytes
+        if files > most_files:
+            return f"The workspace would have {files} files; it may have {most_files}."
+        if size > most_bytes:
+            return f"The workspace would have {size} bytes; it may have {most_bytes}."
+        return None
+
+    async def store(self, content: bytes) -> str:
+        """Store bytes that a file is to have; returns their hash. No file has them yet."""
+        return await self._blobs.put(self.worker_id, content)
+
+    @property
+    def max_file_bytes(self) -> int:
+        """How large one file may be."""
+        return self._settings.max_file_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,12 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from pydantic_ai import RunContext, ToolFailed
 
 from handinger import sources
+from handinger.agent.shell import Shell
 from handinger.budgets import Spending
 from handinger.files import Change, Workspace
 from handinger.settings import Settings
@@ -42,6 +44,8 @@ class ToolContext:
     database: Database
     settings: Settings
     workspace: Workspace
+    shell: Shell | None = None  # None where there are no sandboxes
+    tools_end_at: datetime | None = None  # when calls are cut off, so that the turn can conclude
     step: int = 0  # the number of the model call, from 1
     # The worker's, by URL; None until one is needed.
     sources: dict[str, Source] | None = None

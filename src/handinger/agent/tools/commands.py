@@ -1,0 +1,184 @@
+"""The command tool: a shell in the worker's sandbox."""
+
+import functools
+import hashlib
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic_ai import RunContext, Tool, ToolFailed
+
+from handinger import files
+from handinger.agent.shell import Ran, Shell
+from handinger.agent.tools.context import Effects, ToolContext, effects
+from handinger.budgets import Spending
+from handinger.files import Change, FileError
+from handinger.sandbox.process import Execution, SandboxError
+
+# So much of a stream is shown to the model; the whole is in a file then.
+_MAX_CHARACTERS = 20_000
+_HEAD_SHARE = 0.5
+_OUTPUT_FOLDER = "scratchpad/output"
+_MAX_LISTED = 50
+# A system call takes no longer argument, and the shell's is one.
+_MAX_COMMAND_BYTES = 128 * 1024 - 1
+# So much of a turn's time for tools is kept to store what the command did.
+_MARGIN_S = 3.0
+
+_STOPPED = {
+    "timeout": "It did not end within {timeout:g} s and was stopped. Give it more time with "
+    "timeout_seconds (up to {max_timeout}), or run it in the background and ask for it later.",
+    "output": "It wrote more than {output_bytes} bytes of output and was stopped. Redirect its "
+    "output to a file, or make it say less.",
+    "memory": "It used more memory than the {memory_mib} MiB that the sandbox has, and was stopped."
+    " Work on smaller pieces.",
+    "processes": "It started more processes and threads than the {processes} that the sandbox may "
+    "have. Everything in the sandbox was stopped.",
+    "disk": "The disk of the sandbox is full ({disk_mib} MiB, or {disk_entries} files and folders, "
+    "temporary ones included). Everything in the sandbox was stopped. Remove what is not needed.",
+}
+
+
+async def run_command(
+    ctx: RunContext[ToolContext],
+    command: str,
+    timeout_seconds: Annotated[float, Field(gt=0)] = 60,
+) -> dict[str, Any]:
+    """Run a shell command in your sandbox, in your workspace, and wait for its end.
+
+    Files that it makes or changes there are kept and published like those of write_file. There is
+    no network. What you leave running in the background lives until your turn ends.
+    """
+    shell = _shell(ctx)
+    if not command.strip() or "\0" in command:
+        raise ToolFailed("A command is needed, without NUL characters.")
+    if len(command.encode(errors="replace")) > _MAX_COMMAND_BYTES:
+        raise ToolFailed("The command is too long; write it to a file, and run that.")
+    timeout_s = _timeout_s(ctx.deps, timeout_seconds)
+    try:
+        await shell.prepare()
+        ran = await _run_metered(ctx, shell, command, timeout_s)
+    except SandboxError as error:
+        raise ToolFailed(
+            f"{error} How far the command came is not known. The next command has new processes, "
+            "and finds the files as this one left them."
+        ) from error
+    effect = effects(ctx)
+    _note_files(ctx.deps, effect, ran)
+    return await _result(ctx.deps, effect, ran, timeout_s)
+
+
+def _shell(ctx: RunContext[ToolContext]) -> Shell:
+    shell = ctx.deps.shell
+    if shell is None:
+        raise ToolFailed("This server has no sandbox to run commands in.")
+    return shell
+
+
+def _timeout_s(deps: ToolContext, wanted_s: float) -> float:
+    """What the command may take: as asked, within the server's limit and the turn's time."""
+    allowed_s = min(wanted_s, deps.settings.sandbox_timeout_s)
+    if deps.tools_end_at is not None:
+        left_s = (deps.tools_end_at - datetime.now(UTC)).total_seconds()
+        allowed_s = min(allowed_s, max(1.0, left_s - _MARGIN_S))
+    return allowed_s
+
+
+async def _run_metered(
+    ctx: RunContext[ToolContext], shell: Shell, command: str, timeout_s: float
+) -> Ran:
+    """Run it, and book its time whatever becomes of it."""
+    effect, price_usd = effects(ctx), ctx.deps.settings.sandbox_usd_per_second
+    began = time.monotonic()
+    seconds: float | None = None
+    try:
+        ran = await shell.run(command, timeout_s=timeout_s)
+        seconds = ran.execution.seconds
+        return ran
+    finally:
+        if seconds is None:
+            seconds = time.monotonic() - began
+        effect.spending += Spending(sandbox_cost_nano=round(seconds * price_usd * 1e9))
+
+
+def _note_files(deps: ToolContext, effect: Effects, ran: Ran) -> None:
+    effect.files.extend(ran.collected.changes)
+    if ran.collected.removed:
+        worker_id, paths = deps.workspace.worker_id, ran.collected.removed
+        effect.writes.append(functools.partial(files.remove, worker_id=worker_id, paths=paths))
+
+
+async def _result(deps: ToolContext, effect: Effects, ran: Ran, timeout_s: float) -> dict[str, Any]:
+    execution = ran.execution
+    notes: list[str] = []
+    if execution.stopped is not None:
+        notes.append(_why_stopped(deps, execution, timeout_s))
+    result: dict[str, Any] = {"exit_code": execution.exit_code}
+    for name, content in (("stdout", execution.stdout), ("stderr", execution.stderr)):
+        text = content.decode(errors="replace")
+        if "\ufffd" in text:
+            notes.append(f"The bytes of {name} that are not UTF-8 are shown as \ufffd.")
+        if len(text) > _MAX_CHARACTERS:
+            text, note, change = await _cut(deps, name, text, content)
+            notes.append(note)
+            effect.files.extend(change)
+        result[name] = text
+    changed = _listed(ran.collected.changes, ran.collected.removed)
+    if changed:
+        result["files"] = changed
+    notes.extend(ran.collected.notes)
+    if notes:
+        result["notes"] = notes
+    return result
+
+
+def _why_stopped(deps: ToolContext, execution: Execution, timeout_s: float) -> str:
+    settings = deps.settings
+    assert execution.stopped is not None
+    return _STOPPED[execution.stopped].format(
+        timeout=round(timeout_s, 1),
+        max_timeout=settings.sandbox_timeout_s,
+        output_bytes=settings.sandbox_output_bytes,
+        memory_mib=settings.sandbox_memory_bytes // (1024 * 1024),
+        processes=settings.sandbox_processes,
+        disk_mib=settings.sandbox_disk_bytes // (1024 * 1024),
+        disk_entries=settings.sandbox_disk_entries,
+    )
+
+
+async def _cut(
+    deps: ToolContext, name: str, text: str, content: bytes
+) -> tuple[str, str, Sequence[Change]]:
+    """The beginning and the end of a long stream, where the rest is, and the file with it."""
+    head = int(_MAX_CHARACTERS * _HEAD_SHARE)
+    tail = _MAX_CHARACTERS - head
+    left_out = len(text) - _MAX_CHARACTERS
+    shown = f"{text[:head]}\n[... {left_out} characters left out ...]\n{text[-tail:]}"
+    path = f"{_OUTPUT_FOLDER}/{hashlib.sha256(content).hexdigest()[:12]}-{name}.txt"
+    try:
+        change = await deps.workspace.prepare(path, content)
+    except FileError as error:
+        return shown, f"{left_out} characters of {name} are lost: {error}", ()
+    return shown, f"{name} is cut; all of it is in {path}.", (change,)
+
+
+def _listed(changes: Sequence[Change], removed: Sequence[str]) -> list[str]:
+    """What became of the files, in as few words as are needed."""
+    lines = [
+        f"{change.path} ({change.size} bytes, {'published' if change.published else 'kept'})"
+        for change in sorted(changes, key=lambda change: (not change.published, change.path))
+    ]
+    lines += [f"{path} (removed)" for path in removed]
+    if len(lines) > _MAX_LISTED:
+        lines[_MAX_LISTED:] = [f"and {len(lines) - _MAX_LISTED} more"]
+    return lines
+
+
+def tools() -> list[Tool[ToolContext]]:
+    """Nobody knows what a command did that was interrupted, so none is repeated.
+
+    One at a time: each works on the files that the one before it left.
+    """
+    return [Tool(run_command, sequential=True)]

@@ -1,0 +1,214 @@
+"""A workspace as a tree on a local disk, beside programs that nobody trusts.
+
+They may turn a folder into a link, or a file into another, at any moment. So every path is walked
+from the root one name at a time, and no link is ever followed.
+"""
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from handinger.files.paths import FileError, normalize
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# A pipe or a device must not make the opener wait.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# A change this soon after another may leave the same time behind: clocks of files are coarse.
+_TICK_NS = 20_000_000
+_MAX_NAMED = 20
+
+
+class Stamp(NamedTuple):
+    """What changes when a file does, as far as can be seen without reading it."""
+
+    mtime_ns: int
+    ctime_ns: int
+    size: int
+    inode: int
+    executable: bool
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> "Stamp":
+        return cls(
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+            found.st_size,
+            found.st_ino,
+            bool(found.st_mode & stat.S_IXUSR),
+        )
+
+    def is_settled(self, now_ns: int) -> bool:
+        """Whether every later change is sure to show."""
+        return self.ctime_ns < now_ns - _TICK_NS
+
+
+@dataclass(slots=True)
+class Scan:
+    """What is there: regular files by path, and what cannot be kept."""
+
+    files: dict[str, Stamp] = field(default_factory=dict[str, Stamp])
+    unreadable: list[str] = field(
+        default_factory=list[str]
+    )  # folders, and files, that hide what is in them
+    left_out: list[str] = field(default_factory=list[str])  # "path: why", the first few
+
+    def hides(self, path: str) -> bool:
+        """Whether this file may be there, unseen."""
+        return any(path == it or path.startswith(it + "/") for it in self.unreadable)
+
+    def leave_out(self, path: str, why: str) -> None:
+        if len(self.left_out) < _MAX_NAMED:
+            self.left_out.append(f"{path.encode(errors='replace').decode()}: {why}")
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The folder, and whose the files in it shall be (None: ours)."""
+
+    root: Path
+    uid: int | None
+
+    def scan(self) -> Scan:
+        """Everything in it."""
+        found = Scan()
+        waiting = [""]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                with self._folder(folder) as descriptor, os.scandir(descriptor) as entries:
+                    for entry in entries:
+                        path = f"{folder}/{entry.name}" if folder else entry.name
+                        _note(found, waiting, path, entry)
+            except PermissionError:
+                found.unreadable.append(folder)
+                found.leave_out(folder, "the folder cannot be read")
+            except OSError:
+                continue  # It went away, or became something else.
+        return found
+
+    def read(self, path: str, limit: int) -> tuple[bytes, Stamp] | None:
+        """A file's content, and its stamp from before it was read; None if there is no such file.
+
+        Raises FileError for one of more bytes than the limit, or that cannot be read.
+        """
+        folder, _, name = path.rpartition("/")
+        try:
+            with self._folder(folder) as parent:
+                descriptor = os.open(name, _FILE, dir_fd=parent)
+        except PermissionError as error:
+            raise FileError("it cannot be read") from error
+        except OSError:
+            return None
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                return None
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise FileError(f"it has more than {limit} bytes")
+        return content, Stamp.of(found)
+
+    def write(self, path: str, content: bytes, *, executable: bool, modified_at: datetime) -> Stamp:
+        """Put a file there, in the place of whatever is there. Raises OSError."""
+        folder, _, name = path.rpartition("/")
+        with self._folder(folder, make=True) as parent:
+            self._clear(parent, name)
+            descriptor = os.open(name, _NEW, 0o600, dir_fd=parent)
+            with open(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                if self.uid is not None:
+                    os.fchown(descriptor, self.uid, self.uid)
+                os.fchmod(descriptor, 0o755 if executable else 0o644)
+                seconds = modified_at.timestamp()
+                os.utime(descriptor, (seconds, seconds))
+                return Stamp.of(os.fstat(descriptor))
+
+    def remove(self, path: str) -> None:
+        """Take a file away, and the folders that it leaves empty. Raises OSError."""
+        folder, _, name = path.rpartition("/")
+        try:
+            with self._folder(folder) as parent:
+                os.unlink(name, dir_fd=parent)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return
+        while folder:
+            above, _, name = folder.rpartition("/")
+            try:
+                with self._folder(above) as parent:
+                    os.rmdir(name, dir_fd=parent)
+            except OSError:
+                return  # It is not empty.
+            folder = above
+
+    @contextlib.contextmanager
+    def _folder(self, path: str, *, make: bool = False) -> Generator[int]:
+        """A folder, opened name by name. Raises OSError, also where a name is a link."""
+        descriptor = os.open(self.root, _FOLDER)
+        try:
+            for name in path.split("/") if path else ():
+                try:
+                    inner = os.open(name, _FOLDER, dir_fd=descriptor)
+                except (FileNotFoundError, NotADirectoryError, OSError):
+                    if not make:
+                        raise
+                    inner = self._make_folder(descriptor, name)
+                os.close(descriptor)
+                descriptor = inner
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _make_folder(self, parent: int, name: str) -> int:
+        """A folder in the place of whatever else has its name."""
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            os.unlink(name, dir_fd=parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o755, dir_fd=parent)
+        descriptor = os.open(name, _FOLDER, dir_fd=parent)
+        if self.uid is not None:
+            os.fchown(descriptor, self.uid, self.uid)
+        return descriptor
+
+    def _clear(self, parent: int, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=parent)
+        except FileNotFoundError:
+            return
+        except IsADirectoryError:
+            # The manifest has a file here, so it has none below.
+            shutil.rmtree(name, dir_fd=parent)
+
+
+def _note(found: Scan, waiting: list[str], path: str, entry: os.DirEntry[str]) -> None:
+    try:
+        if entry.is_dir(follow_symlinks=False):
+            waiting.append(path)
+            return
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    except OSError:
+        found.leave_out(path, "it cannot be looked at")
+        return
+    if stat.S_ISLNK(status.st_mode):
+        found.leave_out(path, "links are not kept")
+    elif not stat.S_ISREG(status.st_mode):
+        found.leave_out(path, "only regular files are kept")
+    else:
+        found.files[path] = Stamp.of(status)
+
+
+def why_no_path(path: str) -> str | None:
+    """Why a file of this name cannot be kept; None if it can."""
+    try:
+        return None if normalize(path) == path else "its name cannot be kept"
+    except FileError as error:
+        return str(error)

@@ -1,0 +1,199 @@
+"""The first process of a sandbox: it starts commands and says how they ended.
+
+It is handed to the sandbox's own Python as source text, so it may import nothing of ours, and must
+do with an older Python than the server's. Commands run beside it, so what it says is hearsay.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+_WATCH_INTERVAL_S = 0.2
+_PAGE_BYTES = resource.getpagesize()
+
+
+class Runner:
+    """Carries out what the server asks for over the channel, until the channel closes."""
+
+    def __init__(self, channel: socket.socket, limits: "dict[str, int]") -> None:
+        self._channel = channel
+        self._libc = ctypes.CDLL(None)
+        self._limits = limits
+        self._running: dict[int, int] = {}  # process to the number of its command
+        self._watched_at = 0.0
+
+    def serve(self) -> None:
+        """Return when the server has gone; the kernel then ends everything else in here."""
+        # Commands must not look into this process, or into what it has open.
+        self._set_readable(False)
+        woken, wake = os.pipe()
+        os.set_blocking(woken, False)
+        os.set_blocking(wake, False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        poll.register(woken, select.POLLIN)
+        self._tell({"ready": True})
+        while True:
+            busy = self._reap()
+            ready = poll.poll(_WATCH_INTERVAL_S * 1000 if busy else None)
+            for descriptor, _ in ready:
+                if descriptor == woken:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(woken, 4096)
+                elif not self._obey():
+                    return
+            if busy:
+                self._watch()
+
+    def _obey(self) -> bool:
+        """Carry out one message; False when there will be none any more."""
+        message, descriptors, _, _ = socket.recv_fds(self._channel, 4096, 3)
+        if not message:
+            return False
+        order = json.loads(message)
+        if "run" in order:
+            self._run(order["run"], descriptors)
+        elif "kill_all" in order:
+            self._kill_all()
+        else:
+            for process, number in self._running.items():
+                if number == order["kill"]:
+                    # It is not reaped yet, so its number cannot belong to another.
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process, signal.SIGKILL)
+        return True
+
+    def _run(self, number: int, descriptors: "list[int]") -> None:
+        request, out, err = descriptors
+        with open(request, "rb") as file:
+            file.seek(0)
+            spec = json.loads(file.read())
+        try:
+            process = os.fork()
+        except OSError as error:
+            os.write(err, f"cannot start: {error.strerror}\n".encode())
+            self._tell({"exit": number, "code": 126})
+        else:
+            if process == 0:
+                try:
+                    self._become(spec, out, err)
+                finally:
+                    os._exit(126)
+            self._running[process] = number
+        finally:
+            os.close(out)
+            os.close(err)
+
+    def _set_readable(self, readable: bool) -> None:
+        self._libc.prctl(4, int(readable), 0, 0, 0)  # PR_SET_DUMPABLE
+
+    def _become(self, spec: "dict[str, Any]", out: int, err: int) -> None:
+        self._set_readable(True)
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((nothing, 0), (out, 1), (err, 2)):
+            os.dup2(source, target)
+        os.closerange(3, 1024)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("800")
+        os.nice(self._limits["nice"])
+        argv, env = spec["argv"], spec["env"]
+        try:
+            os.execvpe(argv[0], argv, env)  # noqa: S606 # No shell is wanted here.
+        except FileNotFoundError:
+            message, status = "command not found", 127
+        except NotADirectoryError:
+            message, status = "command not found", 127
+        except OSError as error:
+            message, status = error.strerror, 126
+        os.write(2, f"{argv[0]}: {message}\n".encode(errors="surrogateescape"))
+        os._exit(status)
+
+    def _reap(self) -> bool:
+        """Tell the ends of commands, and clear orphans away; whether processes are left."""
+        while True:
+            try:
+                process, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if process == 0:
+                return True
+            number = self._running.pop(process, None)
+            if number is not None:
+                code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+                self._tell({"exit": number, "code": code})
+
+    def _watch(self) -> None:
+        """End everything that takes too much: the kernel's own limits are not everywhere."""
+        now = time.monotonic()
+        if now - self._watched_at < _WATCH_INTERVAL_S:
+            return
+        self._watched_at = now
+        threads, pages = 0, 0
+        for name in os.listdir("/proc"):
+            if not name.isdecimal() or name == "1":
+                continue
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    threads += int(file.read().rpartition(b")")[2].split()[17])
+                with open(f"/proc/{name}/statm", "rb") as file:
+                    sizes = file.read().split()
+                    pages += int(sizes[1]) - int(sizes[2])
+        if threads > self._limits["processes"]:
+            self._kill_all()
+            self._tell({"exceeded": "processes"})
+        elif pages * _PAGE_BYTES > self._limits["memory_bytes"]:
+            self._kill_all()
+            self._tell({"exceeded": "memory"})
+
+    def _kill_all(self) -> None:
+        # At once, for the kernel: no process can fork itself away meanwhile.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+
+    def _tell(self, message: "dict[str, object]") -> None:
+        self._channel.send(json.dumps(message).encode())
+
+
+def limit(limits: "dict[str, int]") -> None:
+    """What the kernel holds against every process in here; none can raise it again."""
+    for kind, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, limits["file_bytes"]),
+        (resource.RLIMIT_CPU, limits["cpu_s"]),
+        (resource.RLIMIT_DATA, limits["memory_bytes"]),
+        (resource.RLIMIT_NPROC, limits["processes"]),
+        (resource.RLIMIT_NOFILE, limits["open_files"]),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_MEMLOCK, 64 * 1024),
+    ):
+        _, hard = resource.getrlimit(kind)
+        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (allowed, allowed))
+
+
+def main() -> None:
+    """Called with the number of the channel's descriptor and the limits as JSON."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    channel.set_inheritable(False)
+    limits = json.loads(sys.argv[2])
+    limit(limits)
+    with contextlib.suppress(ConnectionError):
+        Runner(channel, limits).serve()
+
+
+if __name__ == "__main__":
+    main()

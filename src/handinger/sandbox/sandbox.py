@@ -1,0 +1,185 @@
+"""The sandboxes of this process, and one sandbox as its user knows it."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from handinger.sandbox.folders import PASSAGE, Folders, remove_tree
+from handinger.sandbox.limits import Limits
+from handinger.sandbox.process import Execution, Host, SandboxError, SandboxProcess
+
+logger = logging.getLogger(__name__)
+
+# How often the disk is looked at, at most; a look may take this share of the time between two.
+_LOOK_INTERVAL_S = 0.25
+_LOOK_SHARE = 0.05
+
+
+class Sandbox:
+    """An environment for commands: a folder on the host, and the processes that work in it.
+
+    Commands share it: what one leaves running in the background the next can talk to. Its processes
+    start with the first command, and again after they were lost; its folder stays until it closes.
+    """
+
+    def __init__(self, name: str, folders: Folders, host: Host, limits: Limits) -> None:
+        self.name = name
+        self.uid = host.uid  # who must own the files in the workspace; None: ourselves
+        self._folders = folders
+        self._host = host
+        self._limits = limits
+        self._folder = folders.make_folder(name, uid=None)
+        self._folder.chmod(PASSAGE)
+        self.workspace = folders.make_folder(f"{name}/workspace", uid=host.uid)
+        self._temporary = folders.make_folder(f"{name}/temporary", uid=host.uid)
+        self._process: SandboxProcess | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+        self._closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has ended for good."""
+        return self._closed
+
+    async def start(self) -> SandboxProcess:
+        """Its processes, started if they do not run. Raises SandboxError."""
+        async with self._lock:
+            if self._closed:
+                raise SandboxError("The sandbox was closed.")
+            if self._process is None or not self._process.is_alive:
+                await self._end_processes()
+                self._process = await SandboxProcess.start(
+                    self._host,
+                    self._limits,
+                    name=f"{self._folders.root.name}-{self.name}-{secrets.token_hex(2)}",
+                    workspace=self.workspace,
+                    temporary=self._temporary,
+                )
+                self._watching = asyncio.create_task(
+                    self._watch_disk(self._process), name=f"sandbox {self.name}"
+                )
+            return self._process
+
+    async def execute(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Execution:
+        """Run a command; see `SandboxProcess.execute`. Raises SandboxError."""
+        process = await self.start()
+        return await process.execute(argv, environment=environment, timeout_s=timeout_s)
+
+    async def shell(self, command: str, *, timeout_s: float | None = None) -> Execution:
+        """Run a command line; see `execute`."""
+        return await self.execute([self._host.shell, "-c", command], timeout_s=timeout_s)
+
+    async def close(self) -> None:
+        """End everything in it, and remove its folder. Calling it again does nothing."""
+        async with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            await self._end_processes()
+        await asyncio.to_thread(remove_tree, self._folder)
+
+    async def _end_processes(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+            self._watching = None
+        if self._process is not None:
+            await self._process.close()
+            self._process = None
+
+    async def _watch_disk(self, process: SandboxProcess) -> None:
+        """Stop everything when the disk holds more than it may; no kernel limit does that."""
+        while process.is_alive:
+            began = time.monotonic()
+            fits = await asyncio.to_thread(self._fits)
+            took = time.monotonic() - began
+            if not fits and process.is_alive:
+                process.stop_everything("disk")
+            await asyncio.sleep(max(_LOOK_INTERVAL_S, took / _LOOK_SHARE))
+
+    def _fits(self) -> bool:
+        room_bytes, room_entries = self._limits.disk_bytes, self._limits.disk_entries
+        for folder in (self.workspace, self._temporary):
+            used = _usage(folder, room_bytes, room_entries)
+            if used is None:
+                return False
+            room_bytes, room_entries = room_bytes - used[0], room_entries - used[1]
+        return True
+
+
+def _usage(folder: Path, room_bytes: int, room_entries: int) -> tuple[int, int] | None:
+    """Bytes on disk and entries under a folder; None if they are more than that.
+
+    It enters no link and counts what it can see: a folder that hides its files from us is found by
+    who removes it.
+    """
+    total, entries = 0, 0
+    waiting = [os.fspath(folder)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as scan:
+                for entry in scan:
+                    entries += 1
+                    try:
+                        total += entry.stat(follow_symlinks=False).st_blocks * 512
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(entry.path)
+                    except OSError:
+                        continue  # Gone meanwhile.
+                    if total > room_bytes or entries > room_entries:
+                        return None
+        except OSError:
+            continue
+    return total, entries
+
+
+class Sandboxes:
+    """Makes sandboxes, knows which are open, and ends all with the server."""
+
+    def __init__(self, folders: Folders, host: Host, limits: Limits) -> None:
+        self.host = host
+        self.limits = limits
+        self._folders = folders
+        self._open: dict[str, Sandbox] = {}
+
+    def create(self) -> Sandbox:
+        """A new one with an empty workspace. Nothing runs in it yet."""
+        sandbox = Sandbox(secrets.token_hex(6), self._folders, self.host, self.limits)
+        self._open[sandbox.name] = sandbox
+        return sandbox
+
+    async def take(self) -> Sandbox:
+        """A new one, running already. Raises SandboxError."""
+        sandbox = self.create()
+        try:
+            await sandbox.start()
+        except BaseException:
+            await self.close(sandbox)
+            raise
+        return sandbox
+
+    def find(self, name: str) -> Sandbox | None:
+        """The open sandbox of this name."""
+        return self._open.get(name)
+
+    async def close(self, sandbox: Sandbox) -> None:
+        """End a sandbox, and everything in it."""
+        self._open.pop(sandbox.name, None)
+        await sandbox.close()
+
+    async def close_all(self) -> None:
+        """End every sandbox that is open."""
+        await asyncio.gather(*(self.close(sandbox) for sandbox in list(self._open.values())))

@@ -1,0 +1,232 @@
+"""`run_command` (1.10): commands in the worker's sandbox, and what becomes of its files."""
+
+import json
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.contract.world import Api, Scripted, Scripts, wait_until
+from tests.support.model_server import Step, ToolCall
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _needs_sandboxes():
+    if shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed")
+    tried = subprocess.run(
+        ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "true"],
+        capture_output=True,
+        check=False,
+    )
+    if tried.returncode != 0:
+        pytest.skip(f"bubblewrap does not work here: {tried.stderr.decode()}")
+
+
+def run(command: str, **arguments: Any) -> ToolCall:
+    return ToolCall("run_command", {"command": command, **arguments})
+
+
+def results_of(worker: dict[str, Any]) -> list[Any]:
+    """What the tools of the latest message answered."""
+    parts = worker["messages"][-1]["parts"]
+    return [part["output"] for part in parts if part["type"].startswith("tool-")]
+
+
+def carry_out(api: Api, scripts: Scripts, *calls: ToolCall | list[ToolCall]) -> dict[str, Any]:
+    """A worker whose turn made these calls, each list in one step."""
+    steps = [Step(tool_calls=call if isinstance(call, list) else [call]) for call in calls]
+    response = api.create(scripts(*steps, Step(text="done")), budget="high")
+    assert response.status_code == 200, response.text
+    worker = response.json()
+    assert worker["error"] is None, worker["error"]
+    return worker
+
+
+def filenames(worker: dict[str, Any]) -> list[str]:
+    return sorted(file["filename"] for file in worker["files"])
+
+
+def read(api: Api, worker: dict[str, Any], path: str) -> bytes:
+    response = api.client.get(f"/api/workers/{worker['id']}/files/{path}")
+    assert response.status_code == 200, response.text
+    return response.content
+
+
+def test_a_command_answers_its_exit_code_and_what_it_said(api: Api, scripts: Scripts):
+    worker = carry_out(api, scripts, run("printf out; printf err >&2; exit 7"))
+    assert results_of(worker) == [{"exit_code": 7, "stdout": "out", "stderr": "err"}]
+
+
+def test_files_that_a_command_makes_are_kept_and_published(api: Api, scripts: Scripts):
+    worker = carry_out(
+        api,
+        scripts,
+        run(
+            "echo report > report.md; mkdir -p a/b scratchpad node_modules/x .cache;"
+            " echo 1 > a/b/c.txt; echo 2 > scratchpad/d.txt; echo 3 > .cache/e;"
+            " echo 4 > node_modules/x/f.js"
+        ),
+    )
+    assert filenames(worker) == ["a/b/c.txt", "report.md"]
+    assert read(api, worker, "report.md") == b"report\n"
+    assert read(api, worker, "scratchpad/d.txt") == b"2\n"
+    assert read(api, worker, "node_modules/x/f.js") == b"4\n"
+    (result,) = results_of(worker)
+    assert "report.md (7 bytes, published)" in result["files"]
+
+
+def test_commands_and_file_tools_see_the_same_files(api: Api, scripts: Scripts):
+    worker = carry_out(
+        api,
+        scripts,
+        ToolCall("write_file", {"path": "in.txt", "content": "from the tool"}),
+        run("cat in.txt; echo from the command > out.txt; rm in.txt"),
+        [
+            ToolCall("read_file", {"path": "out.txt"}),
+            ToolCall("read_file", {"path": "in.txt"}),
+            ToolCall("write_file", {"path": "out.txt", "content": "again"}),
+            run("cat out.txt"),
+        ],
+    )
+    parts = [part for part in worker["messages"][-1]["parts"] if part["type"].startswith("tool-")]
+    assert parts[1]["output"]["stdout"] == "from the tool"
+    assert parts[2]["output"] == "from the command\n"
+    assert parts[3]["state"] == "output-error"
+    assert parts[5]["output"]["stdout"] == "again"
+    assert filenames(worker) == ["out.txt"]
+
+
+def test_files_are_there_in_the_next_turn_with_their_mode(api: Api, scripts: Scripts):
+    worker = carry_out(api, scripts, run("printf '#!/bin/sh\\necho ran' > go.sh; chmod +x go.sh"))
+    again = api.go_on(
+        worker["id"], scripts(Step(tool_calls=[run("./go.sh && ls -A")]), Step(text="done"))
+    )
+    assert results_of(again.json())[0]["stdout"] == "ran\ngo.sh\n"
+
+
+def test_a_moved_file_stays_published_and_a_removed_one_is_gone(api: Api, scripts: Scripts):
+    worker = carry_out(
+        api,
+        scripts,
+        run("echo a > a.txt; echo b > b.txt"),
+        run("mkdir scratchpad; mv a.txt scratchpad/a2.txt; rm b.txt"),
+    )
+    assert filenames(worker) == ["scratchpad/a2.txt"]
+    gone = api.client.get(f"/api/workers/{worker['id']}/files/b.txt")
+    assert gone.status_code == 404
+
+
+def test_the_background_of_one_command_can_be_asked_by_the_next(api: Api, scripts: Scripts):
+    worker = carry_out(
+        api,
+        scripts,
+        run("echo hello > index.html; python3 -m http.server 8123 &"),
+        run(
+            "for i in $(seq 100); do curl -sf http://127.0.0.1:8123/index.html && exit;"
+            " sleep 0.1; done; exit 1"
+        ),
+    )
+    assert results_of(worker)[1]["stdout"] == "hello\n"
+
+
+def test_a_command_that_takes_too_long_is_stopped_and_its_files_kept(api: Api, scripts: Scripts):
+    worker = carry_out(
+        api, scripts, run("echo 1 > kept.txt; echo said; sleep 1000", timeout_seconds=1)
+    )
+    (result,) = results_of(worker)
+    assert result["stdout"] == "said\n"
+    assert result["exit_code"] == 137
+    assert "did not end within 1 s" in result["notes"][0]
+    assert filenames(worker) == ["kept.txt"]
+
+
+def test_long_output_is_cut_and_the_rest_is_in_a_file(api: Api, scripts: Scripts):
+    worker = carry_out(api, scripts, run("seq 20000"))
+    (result,) = results_of(worker)
+    assert len(result["stdout"]) < 21_000
+    assert result["stdout"].startswith("1\n2\n")
+    assert result["stdout"].endswith("20000\n")
+    (note,) = result["notes"]
+    path = note.split()[-1].removesuffix(".")
+    assert read(api, worker, path) == "".join(f"{n}\n" for n in range(1, 20001)).encode()
+    assert filenames(worker) == []
+
+
+def test_output_that_is_no_text_is_shown_as_well_as_it_can_be(api: Api, scripts: Scripts):
+    worker = carry_out(api, scripts, run(r"printf 'a\377b\000c'"))
+    (result,) = results_of(worker)
+    assert result["stdout"].startswith("a\ufffdb")
+    assert "not UTF-8" in result["notes"][0]
+
+
+def test_output_without_end_stops_its_command(api: Api, scripts: Scripts):
+    worker = carry_out(api, scripts, run("yes"))
+    (result,) = results_of(worker)
+    assert "bytes of output and was stopped" in result["notes"][0]
+    assert result["stdout"].startswith("y\ny\n")
+
+
+def test_many_new_files_are_kept_and_not_published(api: Api, scripts: Scripts):
+    worker = carry_out(
+        api, scripts, run("for i in $(seq 150); do echo $i > f$i.txt; done"), run("echo x > f1.txt")
+    )
+    first, _ = results_of(worker)
+    assert "150 new files are too many" in first["notes"][0]
+    assert filenames(worker) == ["f1.txt"]
+    assert read(api, worker, "f150.txt") == b"150\n"
+
+
+def test_more_files_than_allowed_are_not_kept_until_there_are_fewer(api: Api, scripts: Scripts):
+    worker = carry_out(
+        api,
+        scripts,
+        run("mkdir d; cd d; seq 10001 | xargs touch"),
+        run("echo kept > kept.txt"),
+        run("rm -r d"),
+    )
+    many, still, fewer = results_of(worker)
+    assert "it may have 10000" in many["notes"][0]
+    assert "it may have 10000" in still["notes"][0]
+    assert "notes" not in fewer
+    assert filenames(worker) == ["kept.txt"]
+
+
+def test_links_and_pipes_are_not_kept_and_never_followed(api: Api, scripts: Scripts):
+    worker = carry_out(
+        api,
+        scripts,
+        run("ln -s /etc/passwd link; ln -s /proc/1/environ env; mkfifo pipe; echo x > file"),
+        ToolCall("read_file", {"path": "link"}),
+    )
+    assert filenames(worker) == ["file"]
+    parts = [part for part in worker["messages"][-1]["parts"] if part["type"].startswith("tool-")]
+    assert "link: links are not kept" in parts[0]["output"]["notes"][0]
+    assert parts[1]["state"] == "output-error"
+
+
+def test_a_cancelled_command_ends(api: Api, scripts: Scripts):
+    scripted: Scripted = scripts(Step(tool_calls=[run("sleep 999.25", timeout_seconds=500)]))
+    worker = api.start(scripted)
+    wait_until(lambda: _running("sleep 999.25"))
+    api.client.post(f"/api/workers/{worker['id']}/cancel", json={})
+    wait_until(lambda: not _running("sleep 999.25"))
+    assert api.worker(worker["id"])["incomplete_details"] == {"reason": "cancelled"}
+
+
+def _running(command: str) -> bool:
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, check=True, text=True)
+    return command in listed.stdout.splitlines()
+
+
+@pytest.mark.parametrize("command", ["", "  ", "a\0b", "x" * 200_000])
+def test_what_is_no_command_is_refused(api: Api, scripts: Scripts, command: str):
+    response = api.create(scripts(Step(tool_calls=[run(command)]), Step(text="done")))
+    (part,) = [
+        part
+        for part in response.json()["messages"][-1]["parts"]
+        if part["type"] == "tool-run_command"
+    ]
+    assert part["state"] == "output-error"
+    assert json.dumps(part)
