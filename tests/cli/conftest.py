@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +12,10 @@ Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stub]:
     server = Stub()
+    # What the person who runs the tests has kept is none of their business.
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
     monkeypatch.setattr(exchange, "_FIRST_DELAY_S", 0.001)
     monkeypatch.setattr(exchange, "_LONGEST_DELAY_S", 0.01)
     monkeypatch.setenv("HANDINGER_API_KEY", KEY)

@@ -76,8 +76,11 @@ def test_the_module_runs_too():
         (["workers", "list", "--temperature", "1"], "--temperature"),
         (["workers", "list", "--format", "xml"], "xml"),
         (["workers", "create", "--input", "a", "--stream", "--background"], "exclude each other"),
-        (["workers", "create", "--input", "a", "--metadata", "{"], "--metadata is not JSON"),
-        (["workers", "create", "--input", "a", "--metadata", "[]"], "must be a JSON object"),
+        (
+            ["workers", "create", "--input", "a", "--metadata", "{"],
+            "--metadata is neither JSON nor",
+        ),
+        (["workers", "create", "--input", "a", "--metadata", "[]"], "--metadata must be an object"),
         (["workers", "create", "--input", "@/no/such/file"], "/no/such/file cannot be read"),
         (["workers", "create", "--input", "a\udcff"], "not UTF-8"),
         # Nothing is between these slashes.

@@ -1,4 +1,4 @@
-"""Arguments whose value stands elsewhere (`@file`, `@-`), and arguments that are JSON."""
+"""Arguments whose value stands elsewhere (`@file`, `@-`, `-`), or is JSON or relaxed YAML."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 def read_text(value: str) -> str:
     r"""The value itself, or with `@` before it what that file or, for `-`, the input holds.
 
-    `\@` stands for an `@` at the beginning.
+    `-` alone is the input too; `\@` stands for an `@` at the beginning, and `\-` for a dash.
     """
-    if value.startswith("\\@"):
+    if value.startswith("\\@") or value == "\\-":
         return _require_unicode(value[1:])
+    if value == "-":
+        value = "@-"
     if not value.startswith("@"):
         return _require_unicode(value)
     name = value[1:]
@@ -31,15 +33,36 @@ def read_text(value: str) -> str:
         raise CommandError(f"{name} is not UTF-8 text.") from error
 
 
-def read_object(value: str, *, option: str) -> JsonObject:
-    """A JSON object, given directly or as `read_text` reads it."""
+def read_mapping(value: str, *, option: str) -> JsonObject:
+    """An object in JSON or in YAML, `{delayInSeconds: 60, type: delayed}`; `read_text` reads it."""
+    text = read_text(value)
     try:
-        parsed: object = json.loads(read_text(value))
-    except json.JSONDecodeError as error:
-        raise CommandError(f"{option} is not JSON: {error}.") from error
+        parsed: object = json.loads(text)
+    except ValueError:
+        parsed = _read_yaml(text, option=option)
     if not isinstance(parsed, dict):
-        raise CommandError(f"{option} must be a JSON object.")
+        raise CommandError(f"{option} must be an object, such as '{{name: value}}'.")
     return cast("JsonObject", parsed)
+
+
+def _read_yaml(text: str, *, option: str) -> object:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Dates stay text, as in JSON."""
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    try:
+        parsed: object = yaml.load(text, Loader)  # noqa: S506 - a safe loader, see above
+        json.dumps(parsed)
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        hint = " A value that begins with * needs quotes." if "alias" in said else ""
+        raise CommandError(f"{option} is neither JSON nor YAML: {said}.{hint}") from error
+    return parsed
 
 
 def _require_unicode(value: str) -> str:

@@ -6,7 +6,10 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from handinger.sdk.errors import HandingerError
+    from handinger.sdk.models import JsonObject
 
 
 class ExitCode(IntEnum):
@@ -28,6 +31,35 @@ class CommandError(Exception):
     def __init__(self, message: str, *, exit_code: ExitCode = ExitCode.USAGE) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class TurnFailed(CommandError):
+    """The command did its part, and the turn failed."""
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message, exit_code=ExitCode.FAILED)
+        self.code = code
+
+
+def record_of(error: Exception, exit_code: ExitCode) -> JsonObject:
+    """The error for programs; the names are those of the API's own errors."""
+    from handinger.sdk.errors import APIStatusError, HandingerError
+
+    message = error.message if isinstance(error, HandingerError) else str(error)
+    record: JsonObject = {"error": message, "exitStatus": int(exit_code)}
+    if isinstance(error, TurnFailed):
+        record["code"] = error.code
+    if isinstance(error, APIStatusError):
+        details: list[JsonValue] = [
+            {"path": list(detail.path), "message": detail.message} for detail in error.details
+        ]
+        record |= {
+            "code": error.code,
+            "status": error.status_code,
+            "requestId": error.request_id,
+            "details": details,
+        }
+    return record
 
 
 def describe(error: HandingerError) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 from cyclopts import App, Parameter
 
 from handinger.cli import output, wording
+from handinger.cli.examples import example
 from handinger.cli.options import Options
 from handinger.cli.server_side import server_errors
 
@@ -23,7 +24,7 @@ Org: TypeAlias = Annotated[
 ]
 
 
-@app.command
+@app.command(help_epilogue=example("handinger keys create --name laptop"))
 def create(
     *,
     name: Annotated[str, Parameter(help="What it is for.")],
@@ -40,24 +41,24 @@ def create(
         output.note(f"{key.id} of {organization.name}. Keep the key: it is not shown again.")
 
 
-@app.command(name="list")
+@app.command(name="list", help_epilogue=example("handinger keys list --format jsonl"))
 def list_(*, org: Org = None, options: Annotated[Options, Parameter(parse=False)]) -> None:
     """List the keys of an organization; of each only the end is known."""
     with server_errors():
         from handinger.cli import administration
 
         found = asyncio.run(administration.list_keys(org))
-    shape = options.shape()
-    if shape == "pretty":
-        table = (_columns(key) for key in found)
+
+    def pretty() -> None:
         from handinger.cli import pretty
 
+        table = (_columns(key) for key in found)
         pretty.stdout().print(pretty.rows(table, "key", "name", "ends with", "created", "revoked"))
-    else:
-        output.write_records([_record(key) for key in found], shape)
+
+    output.show_records([_record(key) for key in found], options, pretty=pretty)
 
 
-@app.command
+@app.command(help_epilogue=example('handinger keys revoke "$KEY_ID"'))
 def revoke(key_id: Annotated[str, Parameter(help="The key's id.")], *, org: Org = None) -> None:
     """Revoke a key: it opens nothing any more."""
     with server_errors():

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from handinger._version import __version__
-from handinger.cli.failures import CommandError, ExitCode, describe, exit_code_of
-from handinger.cli.options import Format, Options
+from handinger.cli.examples import example
+from handinger.cli.failures import CommandError, ExitCode, describe, exit_code_of, record_of
+from handinger.cli.options import ErrorFormat, Format, Options
 
 if TYPE_CHECKING:
     from handinger.sdk.errors import HandingerError
@@ -38,11 +39,48 @@ app = App(
 app.command(
     "handinger.cli.workers:app", name="workers", help="Create workers, instruct and watch them."
 )
-app.command("handinger.cli.serve:serve", name="serve", help="Run the server.")
+app.command(
+    "handinger.cli.schedules:app",
+    name="workers:schedules",
+    help="Instructions that a worker gets by itself.",
+)
+app.command(
+    "handinger.cli.chat:chat",
+    name="chat",
+    help="Talk to a worker, an instruction a line.",
+    help_epilogue=example('echo "6 * 7?" | handinger chat "$WORKER" --transform output_text -r'),
+)
+app.command(
+    "handinger.cli.login:login",
+    name="login",
+    help="Keep a key and the server's address.",
+    help_epilogue=example('echo "$HANDINGER_API_KEY" | handinger login'),
+)
+app.command(
+    "handinger.cli.login:logout",
+    name="logout",
+    help="Forget the key of a server.",
+    help_epilogue=example("handinger logout"),
+)
+app.command(
+    "handinger.cli.completion:completion",
+    name="completion",
+    help="Complete commands in your shell.",
+    help_epilogue=example('eval "$(handinger completion bash)"'),
+)
+app.command(
+    "handinger.cli.serve:serve",
+    name="serve",
+    help="Run the server.",
+    help_epilogue=example("handinger serve --port 8000"),
+)
 app.command("handinger.cli.keys:app", name="keys", help="API keys, on the server's database.")
 app.command("handinger.cli.orgs:app", name="orgs", help="Organizations, on the server's database.")
 app.command(
-    "handinger.cli.serve:config", name="config", help="The server's settings, without secrets."
+    "handinger.cli.serve:config",
+    name="config",
+    help="The server's settings, without secrets.",
+    help_epilogue=example("handinger config --transform HANDINGER_DATA_DIR -r"),
 )
 app.command(
     "handinger.cli.doctor:doctor", name="doctor", help="What workers' commands can do on this host."
@@ -54,7 +92,7 @@ _GLOBAL = Group("Global options", sort_key=100)
 def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     api_key: Annotated[
-        str | None, Parameter(group=_GLOBAL, help="Your key. [env: HANDINGER_API_KEY]")
+        str | None, Parameter(group=_GLOBAL, help="Your key, or @FILE. [env: HANDINGER_API_KEY]")
     ] = None,
     base_url: Annotated[
         str | None, Parameter(group=_GLOBAL, help="The server. [env: HANDINGER_BASE_URL]")
@@ -65,9 +103,50 @@ def _launch(
             group=_GLOBAL, help="auto: pretty in a terminal, else json, or jsonl for a stream."
         ),
     ] = "auto",
+    format_error: Annotated[
+        ErrorFormat, Parameter(group=_GLOBAL, help="The same for errors. auto: one line.")
+    ] = "auto",
+    transform: Annotated[
+        str | None,
+        Parameter(group=_GLOBAL, help="Print only this of each answer, such as files.#.url."),
+    ] = None,
+    raw_output: Annotated[
+        bool,
+        Parameter(
+            name=("--raw-output", "-r"),
+            group=_GLOBAL,
+            help="Print a text without its quotes.",
+            negative="",
+        ),
+    ] = False,
+    debug: Annotated[
+        bool,
+        Parameter(group=_GLOBAL, help="Show the requests, without the key.", negative=""),
+    ] = False,
 ) -> object:
+    options = Options(
+        api_key=api_key,
+        base_url=base_url,
+        format=format,
+        format_error=format_error,
+        transform=transform,
+        raw_output=raw_output,
+        debug=debug,
+    )
+    try:
+        return _run_command(tokens, options)
+    except CycloptsError as error:
+        return _fail(error, f"{error} (see --help)", ExitCode.USAGE, format_error)
+    except CommandError as error:
+        return _fail(error, str(error), error.exit_code, format_error)
+    except _sdk_error() as error:
+        return _fail(error, describe(error), exit_code_of(error), format_error)
+
+
+def _run_command(tokens: Sequence[str], options: Options) -> object:
+    # A path that cannot be read is refused before anything is done.
+    options.pick(None)
     command, bound, unbound = app.parse_args(tokens)
-    options = Options(api_key=api_key, base_url=base_url, format=format)
     given = {"options": options} if "options" in unbound else {}
     return command(*bound.args, **bound.kwargs, **given)
 
@@ -78,17 +157,13 @@ def run(arguments: Sequence[str]) -> int:
         result = app.meta(arguments)
         sys.stdout.flush()
     except CycloptsError as error:
-        return _fail(f"{error} (see --help)", ExitCode.USAGE)
-    except CommandError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(error, f"{error} (see --help)", ExitCode.USAGE, "auto")
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # The interpreter flushes once more at its end, and must not fail there again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.BROKEN_PIPE
-    except _sdk_error() as error:
-        return _fail(describe(error), exit_code_of(error))
     return result if isinstance(result, int) else ExitCode.OK
 
 
@@ -108,6 +183,19 @@ def _sdk_error() -> type[HandingerError]:
     return HandingerError
 
 
-def _fail(message: str, exit_code: ExitCode) -> int:
-    print(f"error: {message}", file=sys.stderr)
+def _fail(error: Exception, line: str, exit_code: ExitCode, format: ErrorFormat) -> int:
+    match format:
+        case "auto" | "pretty" | "raw":
+            text = f"error: {line}\n"
+        case "yaml":
+            from handinger.cli.output import yaml_text
+
+            text = yaml_text(record_of(error, exit_code))
+        case _:
+            import json
+
+            indent = 2 if format == "json" else None
+            record = record_of(error, exit_code)
+            text = json.dumps(record, ensure_ascii=False, indent=indent) + "\n"
+    sys.stderr.write(text)
     return exit_code

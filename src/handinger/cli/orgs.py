@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from handinger.cli import output, wording
+from handinger.cli.examples import example
 from handinger.cli.options import Options
 from handinger.cli.server_side import server_errors
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 app = App(name="orgs", help_format="plaintext")
 
 
-@app.command
+@app.command(help_epilogue=example("handinger orgs create --name Research"))
 def create(
     *,
     name: Annotated[str, Parameter(help="What to call it.")],
@@ -34,21 +35,21 @@ def create(
         output.note(f"Now give it a key: handinger keys create --name NAME --org {organization.id}")
 
 
-@app.command(name="list")
+@app.command(name="list", help_epilogue=example("handinger orgs list"))
 def list_(*, options: Annotated[Options, Parameter(parse=False)]) -> None:
     """List the organizations, oldest first."""
     with server_errors():
         from handinger.cli import administration
 
         found = asyncio.run(administration.list_organizations())
-    shape = options.shape()
-    if shape == "pretty":
-        table = ((org.id, org.name, wording.moment(org.created_at)) for org in found)
+
+    def pretty() -> None:
         from handinger.cli import pretty
 
+        table = ((org.id, org.name, wording.moment(org.created_at)) for org in found)
         pretty.stdout().print(pretty.rows(table, "organization", "name", "created"))
-    else:
-        output.write_records([_record(organization) for organization in found], shape)
+
+    output.show_records([_record(org) for org in found], options, pretty=pretty)
 
 
 def _record(organization: Organization) -> JsonObject:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -14,7 +15,7 @@ from handinger.cli.output import note
 from handinger.cli.wording import age, bytes_size, counted, duration, money, one_line, printable
 
 if TYPE_CHECKING:
-    from handinger.sdk.models import File, Usage, Worker, WorkerPage
+    from handinger.sdk.models import File, TurnPage, Usage, Worker, WorkerPage
 
 
 def stdout() -> Console:
@@ -53,6 +54,47 @@ def show_workers(page: WorkerPage) -> None:
     console.print(table if page.workers else "No workers yet.")
     if page.next_cursor:
         note(f"More: handinger workers list --cursor {page.next_cursor}")
+
+
+def show_turns(page: TurnPage, worker_id: str) -> None:
+    """Turns, for a person."""
+    table = (
+        (
+            turn.id,
+            "failed" if turn.error else turn.status,
+            turn.source,
+            money(turn.usage.cost_usd) if turn.usage else "",
+            one_line(turn.input, limit=60),
+        )
+        for turn in page.turns
+    )
+    stdout().print(rows(table, "turn", "status", "source", "USD", "input"))
+    if page.next_cursor:
+        note(f"More: handinger workers turns {worker_id} --cursor {page.next_cursor}")
+
+
+def show_files(worker: Worker) -> None:
+    """The published files, for a person."""
+    console = stdout()
+    for file in worker.files:
+        console.print(_file_line(file), soft_wrap=True)
+    if not worker.files:
+        console.print("No files.")
+
+
+@contextmanager
+def progress(name: str) -> Generator[Callable[[int, int | None], None]]:
+    """A bar on the error output; gives what is to be called with the bytes so far and in all."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=stderr(), transient=True) as bar:
+        task = bar.add_task(one_line(name, limit=40), total=None)
+
+        def tell(received: int, total: int | None) -> None:
+            bar.update(task, completed=received, total=total)
+
+        yield tell
 
 
 def prose(text: str) -> Markdown:

@@ -32,10 +32,10 @@ def config(*, options: Annotated[Options, Parameter(parse=False)]) -> None:
         from handinger import settings
 
         described = settings.describe(settings.load())
-    shape = options.shape()
-    if shape == "pretty":
+
+    def pretty() -> None:
         from handinger.cli import pretty
 
         pretty.stdout().print(pretty.rows(described))
-    else:
-        output.write_json(dict(described), indent=2 if shape == "json" else None)
+
+    output.show(dict(described), options, pretty=pretty)

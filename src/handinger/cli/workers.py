@@ -3,54 +3,64 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import App, Parameter
 
-from handinger.cli import output, wording
-from handinger.cli.arguments import read_object, read_text
-from handinger.cli.failures import CommandError, ExitCode
-from handinger.cli.options import Options
+from handinger.cli import following, output, wording
+from handinger.cli.arguments import read_mapping, read_text
+from handinger.cli.examples import example
+from handinger.cli.failures import CommandError
+from handinger.cli.following import Instruction, Place
+from handinger.cli.parameters import (
+    Budget,
+    Cursor,
+    Given,
+    IdempotencyKey,
+    Input,
+    Limit,
+    MaxItems,
+    WorkerId,
+)
 
 if TYPE_CHECKING:
-    from handinger.sdk.models import Worker
-    from handinger.sdk.operations import ContinueParams, CreateParams
-    from handinger.sdk.streams import EventStream
+    from handinger.cli.options import Options
+    from handinger.sdk.answers import FileContent
+    from handinger.sdk.caller import APIResponse
+    from handinger.sdk.client import Handinger
+    from handinger.sdk.models import JsonObject
+    from handinger.sdk.operations import CreateParams
 
 app = App(name="workers", help_format="plaintext")
 
-Given: TypeAlias = Annotated[Options, Parameter(parse=False)]
-WorkerId: TypeAlias = Annotated[str, Parameter(help="The worker's id.")]
-Input: TypeAlias = Annotated[
-    str,
-    Parameter(
-        help="What to do. @FILE reads a file, @- the standard input; \\@ is an @ as such.",
-        allow_leading_hyphen=True,
-    ),
+_LARGEST_PAGE = 100
+
+Stream: TypeAlias = Annotated[
+    bool | None,
+    Parameter(help="Show what happens as it does. [default: in a terminal]", show_default=False),
 ]
-Budget: TypeAlias = Annotated[
-    Literal["low", "standard", "high", "unlimited"], Parameter(help="The hard cap of this turn.")
-]
-Stream: TypeAlias = Annotated[bool, Parameter(help="Show what happens as it does.", negative="")]
 Background: TypeAlias = Annotated[
     bool, Parameter(help="Return at once; the turn goes on by itself.", negative="")
 ]
-IdempotencyKey: TypeAlias = Annotated[
-    str | None, Parameter(help="The same key within 24 hours joins the first request.")
+Files: TypeAlias = Annotated[
+    list[Path] | None,
+    Parameter(name="--file", help="A file for its workspace; repeat it.", negative=""),
 ]
 Messages: TypeAlias = Annotated[bool, Parameter(help="The conversation too.")]
 
 
-@app.command
+@app.command(help_epilogue=example('handinger workers create --input "What is 12.5% of 240?"'))
 def create(
     *,
     input: Input,
     budget: Budget = "standard",
-    metadata: Annotated[str | None, Parameter(help="A JSON object of yours, or @FILE.")] = None,
-    stream: Stream = False,
+    file: Files = None,
+    metadata: Annotated[
+        str | None, Parameter(help="An object of yours, in JSON or YAML, or @FILE.")
+    ] = None,
+    stream: Stream = None,
     background: Background = False,
     idempotency_key: IdempotencyKey = None,
     options: Given,
@@ -59,60 +69,63 @@ def create(
     params: CreateParams = {
         "input": read_text(input),
         "budget": budget,
-        "metadata": None if metadata is None else read_object(metadata, option="--metadata"),
+        "files": file,
+        "metadata": None if metadata is None else read_mapping(metadata, option="--metadata"),
         "idempotency_key": idempotency_key,
     }
-    _refuse_both(stream=stream, background=background)
     with options.client() as client:
-        with _waiting("handinger workers list"):
-            answer = (
-                client.workers.create(stream=True, **params)
-                if stream
-                else client.workers.create(background=background, **params)
-            )
-        return _show_answer(answer, options)
+        return following.carry_out(
+            client, Instruction(params), options, stream=stream, background=background
+        )
 
 
-@app.command(name="continue")
+@app.command(
+    name="continue",
+    help_epilogue=example('handinger workers continue "$WORKER" --input "Now double it."'),
+)
 def continue_(
     worker_id: WorkerId,
     *,
     input: Input,
     budget: Budget = "standard",
-    stream: Stream = False,
+    file: Files = None,
+    stream: Stream = None,
     background: Background = False,
     idempotency_key: IdempotencyKey = None,
     options: Given,
 ) -> int:
     """Give a worker its next instruction."""
-    params: ContinueParams = {
+    params: CreateParams = {
         "input": read_text(input),
         "budget": budget,
+        "files": file,
         "idempotency_key": idempotency_key,
     }
-    _refuse_both(stream=stream, background=background)
     with options.client() as client:
-        with _waiting(f"handinger workers stream-updates {worker_id}"):
-            answer = (
-                client.workers.continue_(worker_id, stream=True, **params)
-                if stream
-                else client.workers.continue_(worker_id, background=background, **params)
-            )
-        return _show_answer(answer, options)
+        return following.carry_out(
+            client, Instruction(params, worker_id), options, stream=stream, background=background
+        )
 
 
-@app.command
+@app.command(
+    help_epilogue=example('handinger workers retrieve "$WORKER" --transform output_text -r')
+)
 def retrieve(worker_id: WorkerId, *, messages: Messages = True, options: Given) -> None:
     """Show a worker as it is now."""
     with options.client() as client:
-        _show_worker(client.workers.retrieve(worker_id, messages=messages), options)
+        answer = client.workers.with_raw_response.retrieve(worker_id, messages=messages)
+        following.show_worker(answer, options)
 
 
-@app.command(name="list")
+@app.command(
+    name="list",
+    help_epilogue=example("handinger workers list --status completed --max-items 3 --format jsonl"),
+)
 def list_(
     *,
-    limit: Annotated[int | None, Parameter(help="At most so many, 1 to 100.")] = None,
-    cursor: Annotated[str | None, Parameter(help="Where the page before this one ended.")] = None,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    max_items: MaxItems = None,
     status: Annotated[
         Literal["pending", "running", "completed"] | None, Parameter(help="Only these.")
     ] = None,
@@ -120,20 +133,44 @@ def list_(
 ) -> None:
     """List workers, newest first."""
     with options.client() as client:
-        page = client.workers.list(limit=limit, cursor=cursor, status=status)
-    shape = options.shape()
-    if shape == "pretty":
+        listing = _Listing("workers", limit, cursor, max_items, options)
+        page = listing.show(
+            lambda limit, cursor: client.workers.with_raw_response.list(
+                limit=limit, cursor=cursor, status=status
+            )
+        )
+    if page is not None:
         from handinger.cli import pretty
+        from handinger.sdk.models import WorkerPage
 
-        pretty.show_workers(page)
-    elif shape == "jsonl":
-        for worker in page.workers:
-            output.write_object(worker, shape)
-    else:
-        output.write_object(page, shape)
+        pretty.show_workers(WorkerPage.model_validate(page))
 
 
-@app.command
+@app.command(help_epilogue=example('handinger workers turns "$WORKER"'))
+def turns(
+    worker_id: WorkerId,
+    *,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    max_items: MaxItems = None,
+    options: Given,
+) -> None:
+    """List the turns of a worker, newest first."""
+    with options.client() as client:
+        listing = _Listing("turns", limit, cursor, max_items, options)
+        page = listing.show(
+            lambda limit, cursor: client.workers.with_raw_response.turns(
+                worker_id, limit=limit, cursor=cursor
+            )
+        )
+    if page is not None:
+        from handinger.cli import pretty
+        from handinger.sdk.models import TurnPage
+
+        pretty.show_turns(TurnPage.model_validate(page), worker_id)
+
+
+@app.command(help_epilogue=example('handinger workers stream-updates "$WORKER" --format jsonl'))
 def stream_updates(
     worker_id: WorkerId,
     *,
@@ -143,13 +180,17 @@ def stream_updates(
 ) -> int:
     """Show a worker's conversation, then what it does, until it is idle."""
     with options.client() as client:
-        events = client.workers.stream_updates(
-            worker_id, last_event_id=last_event_id, messages=messages
+        return following.show_stream(
+            client,
+            lambda: client.workers.stream_updates(
+                worker_id, last_event_id=last_event_id, messages=messages
+            ),
+            options,
+            unseen=lambda: Place(worker_id, last_event_id=last_event_id),
         )
-        return _show_stream(events, options)
 
 
-@app.command
+@app.command(help_epilogue=example('handinger workers cancel "$WORKER"'))
 def cancel(
     worker_id: WorkerId,
     *,
@@ -158,22 +199,33 @@ def cancel(
 ) -> None:
     """Stop what a worker does, and drop what waits."""
     with options.client() as client:
-        _show_worker(client.workers.cancel(worker_id, turn_id=turn_id), options)
+        answer = client.workers.with_raw_response.cancel(worker_id, turn_id=turn_id)
+        following.show_worker(answer, options)
 
 
-@app.command
+@app.command(help_epilogue=example('handinger workers delete "$WORKER"'))
 def delete(worker_id: WorkerId, *, options: Given) -> None:
     """Remove a worker, its conversation and its files."""
     with options.client() as client:
-        deletion = client.workers.delete(worker_id)
-    shape = options.shape()
-    if shape == "pretty":
-        output.note(f"Deleted {worker_id}.")
-    else:
-        output.write_object(deletion, shape)
+        answer = client.workers.with_raw_response.delete(worker_id)
+    output.show_answer(
+        answer, options, pretty=lambda: output.note(f"Deleted {wording.printable(worker_id)}.")
+    )
 
 
-@app.command
+@app.command(help_epilogue=example('handinger workers retrieve-email "$WORKER" -r'))
+def retrieve_email(worker_id: WorkerId, *, options: Given) -> None:
+    """Show the address of a worker; what is sent there is an instruction."""
+    with options.client() as client:
+        answer = client.workers.with_raw_response.retrieve_email(worker_id)
+    output.show_answer(
+        answer, options, pretty=lambda: sys.stdout.write(wording.printable(answer.json()) + "\n")
+    )
+
+
+@app.command(
+    help_epilogue=example('handinger workers retrieve-file "$WORKER" result.txt -o copy.txt')
+)
 def retrieve_file(
     worker_id: WorkerId,
     file_path: Annotated[str, Parameter(help="The file's path in the worker's workspace.")],
@@ -185,120 +237,82 @@ def retrieve_file(
 ) -> None:
     """Fetch a file of a worker."""
     with options.client() as client:
-        content = client.workers.retrieve_file(file_path, worker_id=worker_id).read()
-    if target is not None and str(target) != "-":
-        _write_file(target, content)
-    elif target is None and sys.stdout.isatty() and b"\0" in content:
-        raise CommandError(f"{file_path} is not text; use --output FILE.")
-    else:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        if target is not None and str(target) != "-":
+            _download(client, worker_id, file_path, target)
+        elif target is None and sys.stdout.isatty():
+            _print_text(client.workers.retrieve_file(file_path, worker_id=worker_id))
+        else:
+            client.workers.download_file(file_path, worker_id=worker_id, to=sys.stdout.buffer)
+            sys.stdout.buffer.flush()
 
 
-def _refuse_both(*, stream: bool, background: bool) -> None:
-    if stream and background:
-        raise CommandError("--stream and --background exclude each other.")
+class _Listing:
+    """One page, or with `--max-items` as many as it takes."""
+
+    def __init__(
+        self,
+        name: str,
+        limit: int | None,
+        cursor: str | None,
+        max_items: int | None,
+        options: Options,
+    ) -> None:
+        if max_items is not None and max_items < 1:
+            raise CommandError("--max-items must be at least 1.")
+        self._name = name
+        self._limit = limit
+        self._cursor = cursor
+        self._left = max_items
+        self._options = options
+
+    def show(
+        self, fetch: Callable[[int | None, str | None], APIResponse[Any]]
+    ) -> JsonObject | None:
+        """Print the items; gives one page with all of them if a person is to see it instead."""
+        shape = self._options.shape()
+        items: list[Any] = []
+        while True:
+            answer = fetch(self._page_size(), self._cursor)
+            page = answer.json()
+            found, self._cursor = page.get(self._name, []), page.get("nextCursor")
+            if shape == "jsonl":
+                for item in found:
+                    output.write(item, self._options)
+            items += found
+            if self._left is not None:
+                self._left -= len(found)
+            if not self._left or self._cursor is None or not found:
+                break
+        whole: JsonObject = {self._name: items, "nextCursor": self._cursor}
+        if shape == "pretty" and not self._options.picks:
+            return whole
+        if shape != "jsonl":
+            output.write(whole, self._options)
+        return None
+
+    def _page_size(self) -> int | None:
+        if self._left is None:
+            return self._limit
+        return min(self._left, self._limit or _LARGEST_PAGE)
 
 
-def _write_file(target: Path, content: bytes) -> None:
+def _print_text(file: FileContent) -> None:
+    if b"\0" in file.content:
+        raise CommandError("The file is not text; use --output FILE.")
+    sys.stdout.write(wording.printable(file.content.decode(errors="replace")))
+
+
+def _download(client: Handinger, worker_id: str, file_path: str, target: Path) -> None:
     try:
-        target.write_bytes(content)
+        if sys.stderr.isatty():
+            from handinger.cli.pretty import progress
+
+            with progress(file_path) as told:
+                done = client.workers.download_file(
+                    file_path, worker_id=worker_id, to=target, progress=told
+                )
+        else:
+            done = client.workers.download_file(file_path, worker_id=worker_id, to=target)
     except OSError as error:
         raise CommandError(f"{target} cannot be written: {error.strerror}.") from error
-    output.note(f"Wrote {target} ({wording.bytes_size(len(content))}).")
-
-
-@contextmanager
-def _waiting(how_to_return: str) -> Generator[None]:
-    """Show that something goes on, and say where it goes on if nobody waits for it any more."""
-    with _spinner():
-        try:
-            yield
-        except KeyboardInterrupt:
-            output.note(f"Detached; the turn goes on. See it with: {how_to_return}")
-            raise
-
-
-def _spinner() -> AbstractContextManager[object]:
-    if not sys.stderr.isatty():
-        return nullcontext()
-    from handinger.cli.pretty import stderr
-
-    return stderr().status("working")
-
-
-def _show_answer(answer: Worker | EventStream, options: Options) -> int:
-    from handinger.sdk.models import Worker
-
-    if isinstance(answer, Worker):
-        return _show_turn(answer, options)
-    return _show_stream(answer, options)
-
-
-def _show_turn(worker: Worker, options: Options) -> int:
-    _show_worker(worker, options)
-    if worker.error is None:
-        return ExitCode.OK
-    if options.shape() != "pretty":
-        error = f"{worker.error.code}: {worker.error.message}"
-        output.note(f"error: {wording.printable(error)}")
-    return ExitCode.FAILED
-
-
-def _show_worker(worker: Worker, options: Options) -> None:
-    shape = options.shape()
-    if shape == "pretty":
-        from handinger.cli import pretty
-
-        pretty.show_worker(worker)
-    else:
-        output.write_object(worker, shape)
-
-
-def _show_stream(events: EventStream, options: Options) -> int:
-    with events:
-        try:
-            if options.shape(streamed=True) == "pretty":
-                return _view(events)
-            return _print_events(events, options)
-        except KeyboardInterrupt:
-            output.note(_farewell(events))
-            return ExitCode.INTERRUPTED
-
-
-def _view(events: EventStream) -> int:
-    from handinger.cli.live import LiveView
-    from handinger.cli.pretty import stdout
-
-    view = LiveView(stdout())
-    view.follow(events)
-    return ExitCode.FAILED if view.failed else ExitCode.OK
-
-
-def _print_events(events: EventStream, options: Options) -> int:
-    shape = options.shape(streamed=True)
-    failure: str | None = None
-    for event in events:
-        if shape == "raw":
-            sys.stdout.write(f"id: {event.id}\n" if event.id else "")
-            sys.stdout.write("data: ")
-        output.write_json(event.data, indent=2 if shape == "json" else None)
-        if shape == "raw":
-            sys.stdout.write("\n")
-        if event.is_terminal:
-            failure = str(event.data.get("errorText")) if event.type == "error" else None
-    if failure is None:
-        return ExitCode.OK
-    output.note(f"error: {wording.printable(failure)}")
-    return ExitCode.FAILED
-
-
-def _farewell(events: EventStream) -> str:
-    if events.worker_id is None:
-        return "Detached; the turn goes on. See it with: handinger workers list"
-    place = f" --last-event-id {events.last_event_id}" if events.last_event_id else ""
-    return (
-        "Detached; the turn goes on.\n"
-        f"  come back: handinger workers stream-updates {events.worker_id}{place}\n"
-        f"  stop it:   handinger workers cancel {events.worker_id}"
-    )
+    output.note(f"Wrote {target} ({wording.bytes_size(done.size)}).")

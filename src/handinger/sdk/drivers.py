@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 
 import httpx2
 
-from handinger.sdk import uploads
+from handinger.sdk import log, uploads
 from handinger.sdk.exchange import Close, Effect, Flow, Read, Receive, Reply, Request, Send, Sleep
 
 T = TypeVar("T")
@@ -56,6 +56,7 @@ class Driver:
                 try:
                     result = self._perform(effect)
                 except httpx2.RequestError as error:
+                    log.failed(error)
                     effect = flow.throw(error)
                 else:
                     effect = flow.send(result)
@@ -69,7 +70,9 @@ class Driver:
             case Send(request):
                 with uploads.opened(request.uploads) as files:
                     built = self._origin.build(self._http, request, files)
+                    sent_at = log.sent(built, request.body)
                     response = self._http.send(built, stream=True)
+                log.answered(response, sent_at)
                 return Reply(response, response.iter_bytes())
             case Read(reply):
                 return reply.response.read()
@@ -79,6 +82,7 @@ class Driver:
             case Close(reply):
                 return reply.response.close()
             case Sleep(seconds):
+                log.waiting(seconds)
                 return time.sleep(seconds)
 
 
@@ -97,6 +101,7 @@ class AsyncDriver:
                 try:
                     result = await self._perform(effect)
                 except httpx2.RequestError as error:
+                    log.failed(error)
                     effect = flow.throw(error)
                 else:
                     effect = flow.send(result)
@@ -110,7 +115,9 @@ class AsyncDriver:
             case Send(request):
                 with uploads.opened(request.uploads) as files:
                     built = self._origin.build(self._http, request, files)
+                    sent_at = log.sent(built, request.body)
                     response = await self._http.send(built, stream=True)
+                log.answered(response, sent_at)
                 return Reply(response, response.aiter_bytes())
             case Read(reply):
                 return await reply.response.aread()
@@ -120,6 +127,7 @@ class AsyncDriver:
             case Close(reply):
                 return await reply.response.aclose()
             case Sleep(seconds):
+                log.waiting(seconds)
                 # Blocking programs do without it, and it takes a while to load.
                 import asyncio
 

@@ -29,7 +29,7 @@ class WorkersWithRawResponse:
         self.retrieve_turn = _raw(workers.retrieve_turn)
         self.retrieve_email = _raw(workers.retrieve_email)
         self.retrieve_file = _raw(workers.retrieve_file)
-        self.schedules = SchedulesWithRawResponse(workers.schedules)
+        self.schedules = workers.schedules.with_raw_response
 
 
 class SchedulesWithRawResponse:
@@ -55,7 +55,7 @@ class AsyncWorkersWithRawResponse:
         self.retrieve_turn = _async_raw(workers.retrieve_turn)
         self.retrieve_email = _async_raw(workers.retrieve_email)
         self.retrieve_file = _async_raw(workers.retrieve_file)
-        self.schedules = AsyncSchedulesWithRawResponse(workers.schedules)
+        self.schedules = workers.schedules.with_raw_response
 
 
 class AsyncSchedulesWithRawResponse:

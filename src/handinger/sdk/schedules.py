@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Unpack
 
 from handinger.sdk import operations
 from handinger.sdk.caller import AsyncCaller, Caller
 from handinger.sdk.operations import PostOptions, RequestOptions, When
+from handinger.sdk.raw import AsyncSchedulesWithRawResponse, SchedulesWithRawResponse
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -19,7 +22,13 @@ class Schedules:
     """The schedules of workers."""
 
     def __init__(self, caller: Caller) -> None:
+        self._caller = caller
         self._call = caller.call
+
+    @cached_property
+    def with_raw_response(self) -> SchedulesWithRawResponse:
+        """The same methods, whose answers come with their status and headers."""
+        return SchedulesWithRawResponse(Schedules(replace(self._caller, raw=True)))
 
     def list(self, worker_id: str, **options: Unpack[RequestOptions]) -> WorkerSchedules:
         """What is still to fire, soonest first."""
@@ -50,7 +59,13 @@ class AsyncSchedules:
     """The schedules of workers, under asyncio; `Schedules` says what each method promises."""
 
     def __init__(self, caller: AsyncCaller) -> None:
+        self._caller = caller
         self._call = caller.call
+
+    @cached_property
+    def with_raw_response(self) -> AsyncSchedulesWithRawResponse:
+        """The same methods, whose answers come with their status and headers."""
+        return AsyncSchedulesWithRawResponse(AsyncSchedules(replace(self._caller, raw=True)))
 
     async def list(self, worker_id: str, **options: Unpack[RequestOptions]) -> WorkerSchedules:
         return await self._call(operations.list_schedules(worker_id, **options))
