@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handinger import budgets, settings
-from handinger.budgets import NANO_PER_CREDIT, Allowance, Spending
+from handinger.budgets import Allowance, Spending
 from handinger.settings import BudgetLimits
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -66,4 +66,5 @@ def test_sums_agree_with_their_parts(one: Spending, other: Spending) -> None:
     costs, usage = both.costs_json(), both.usage_json(credits=0, duration_ms=0)
     assert usage["costUsd"] == pytest.approx(sum(costs.values()), abs=1e-9, rel=1e-12)
     assert usage["totalTokens"] == usage["inputTokens"] + usage["outputTokens"]
-    assert both.credits * NANO_PER_CREDIT >= both.cost_nano > (both.credits - 1) * NANO_PER_CREDIT
+    credits = both.credits(10_000_000)
+    assert credits * 10_000_000 >= both.cost_nano > (credits - 1) * 10_000_000

@@ -65,6 +65,8 @@ def _written_default(name: str) -> str:
     match default:
         case _ if name == "budgets":
             return "see [below](#budgets)"
+        case _ if name == "prices":
+            return "none"
         case None:
             return "not set"
         case float():

@@ -100,6 +100,7 @@ async def _serve(settings: Settings) -> None:
             stopping=stopping,
             conversations=Conversations(),
             sandboxes=sandboxes,
+            metering=runners.make_metering(model, settings, with_commands=sandboxes is not None),
         )
         housekeeping = Housekeeping(database, max_queued_turns=settings.max_queued_turns)
         engine = Engine(

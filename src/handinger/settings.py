@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -27,6 +28,21 @@ _MODEL_BY_PROVIDER_KEY = (
     ("GROQ_API_KEY", "groq:llama-3.3-70b-versatile"),
 )
 
+# What the providers' own libraries read.
+_URL_BY_PROVIDER = {
+    "anthropic": "ANTHROPIC_BASE_URL",
+    "cohere": "CO_BASE_URL",
+    "google": "GOOGLE_GEMINI_BASE_URL",
+    "google-gla": "GOOGLE_GEMINI_BASE_URL",
+    "groq": "GROQ_BASE_URL",
+    "ollama": "OLLAMA_BASE_URL",
+    "openai": "OPENAI_BASE_URL",
+    "openai-chat": "OPENAI_BASE_URL",
+    "openai-responses": "OPENAI_BASE_URL",
+}
+
+_Usd = Annotated[Decimal, Field(ge=0, le=1_000_000)]
+
 
 class BudgetLimits(BaseModel):
     """The caps of one budget level, for one turn; None means no cap."""
@@ -44,6 +60,38 @@ DEFAULT_BUDGETS: Mapping[BudgetName, BudgetLimits] = {
     "high": BudgetLimits(model_calls=100, usd=5.00, seconds=2 * 3600),
     "unlimited": BudgetLimits(model_calls=None, usd=None, seconds=24 * 3600),
 }
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest)
+
+
+class _Rates(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, alias_generator=_camel
+    )
+
+    cache_read: _Usd | None = None
+    cache_write: _Usd | None = None
+    input_audio: _Usd | None = None
+
+
+class RatesTier(_Rates):
+    """What a model costs in calls whose input is larger than `above` tokens, per million tokens."""
+
+    above: Annotated[int, Field(ge=0)]
+    input: _Usd | None = None
+    output: _Usd | None = None
+
+
+class ModelRates(_Rates):
+    """What a model costs, in USD per million tokens; `request` per call."""
+
+    input: _Usd
+    output: _Usd
+    request: _Usd | None = None
+    tiers: tuple[RatesTier, ...] = ()
 
 
 class RateLimit(BaseModel):
@@ -71,6 +119,9 @@ class Settings(BaseSettings):
     public_url: str | None = None
     bootstrap_api_key: SecretStr | None = None
     budgets: dict[BudgetName, BudgetLimits] = Field(default_factory=lambda: dict(DEFAULT_BUDGETS))
+    prices: dict[str, ModelRates] = Field(default_factory=dict[str, ModelRates])
+    max_output_tokens: Annotated[int | None, Field(ge=256)] = None
+    usd_per_credit: Annotated[Decimal, Field(gt=0, le=1_000_000)] = Decimal("0.01")
     max_concurrent_turns: Annotated[int, Field(ge=1)] = 64
     max_waiting_turns_per_worker: Annotated[int, Field(ge=1)] = 20
     max_queued_turns: Annotated[int, Field(ge=1)] = 10_000
@@ -184,6 +235,17 @@ class Settings(BaseSettings):
             if os.environ.get(variable):
                 return model
         return "demo"
+
+    @property
+    def nano_per_credit(self) -> int:
+        """What one credit is worth, in nano-dollars."""
+        return max(1, int(self.usd_per_credit * 1_000_000_000))
+
+    @property
+    def model_url(self) -> str | None:
+        """Where the configured model is asked, if not at its provider's usual address."""
+        provider = self.model_id.partition(":")[0]
+        return os.environ.get(_URL_BY_PROVIDER.get(provider, ""))
 
     @property
     def base_url(self) -> str:

@@ -60,6 +60,7 @@ class _WorkerRow:
     duration_ms: int
     spending: list[int]
     live_spending: list[int]
+    live_credits: int
     any_running: bool
     any_waiting: bool
     running_since: datetime | None
@@ -103,7 +104,8 @@ CROSS JOIN LATERAL (
             coalesce(sum(t.cache_read_tokens), 0), coalesce(sum(t.cache_write_tokens), 0),
             coalesce(sum(t.model_cost_nano), 0), coalesce(sum(t.tool_cost_nano), 0),
             coalesce(sum(t.sandbox_cost_nano), 0),
-            coalesce(sum(t.internal_cost_nano), 0)]::bigint[] AS live_spending
+            coalesce(sum(t.internal_cost_nano), 0)]::bigint[] AS live_spending,
+        coalesce(sum(t.credits), 0)::bigint AS live_credits
     FROM turns t
     WHERE t.organization_id = %(organization_id)s AND t.worker_id = w.id
         AND t.status <> 'completed'
@@ -217,7 +219,7 @@ async def _complete(sql: TenantStatements, row: _WorkerRow) -> WorkerView:
         files=[PublishedFile(*file) for file in row.published],
         sources=[Source(*source) for source in row.used],
         spending=Spending(*row.spending) + live,
-        credits=row.credits + live.credits,
+        credits=row.credits + row.live_credits,
         duration_ms=row.duration_ms + live_ms,
     )
 

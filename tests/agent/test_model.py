@@ -1,59 +1,85 @@
 """The model's settings, its failures in words, and what its answers cost."""
 
-from decimal import Decimal
-
+import httpx2
 import pytest
 from pydantic_ai import exceptions as ai_errors
 from pydantic_ai.messages import ModelResponse, TextPart
 from pydantic_ai.usage import RequestUsage
 
-from handinger import settings
+from handinger import prices, settings
 from handinger.agent import model
+from handinger.budgets import Reservation
 from handinger.errors import ConfigurationError
 
+_HELD = Reservation("model", "openai:gpt-5", 3, cost_nano=50_000_000)
 
-def _response(*, cost: Decimal | None, provider_url: str | None) -> ModelResponse:
-    usage = RequestUsage(
+
+def _response(**counts: int) -> ModelResponse:
+    usage = RequestUsage(**counts)  # pyright: ignore[reportArgumentType] # Counts only.
+    return ModelResponse(parts=[TextPart("Yes.")], usage=usage)
+
+
+def _price(**rates: str) -> prices.Price:
+    configured = settings.load(model="openai:gpt-5", prices={"openai:gpt-5": rates})
+    price = prices.of(configured)
+    assert price is not None
+    return price
+
+
+def test_a_call_is_booked_to_the_nano_dollar() -> None:
+    response = _response(
         input_tokens=1000,
         output_tokens=200,
         cache_read_tokens=30,
         cache_write_tokens=4,
-        details={"reasoning_tokens": 50},
-        cost=cost,
+        output_reasoning_tokens=50,
     )
-    return ModelResponse(parts=[TextPart("Yes.")], usage=usage, provider_url=provider_url)
-
-
-def test_a_call_is_booked_to_the_nano_dollar() -> None:
-    spent = model.spending(
-        _response(cost=Decimal("0.0123456789"), provider_url="https://api.openai.com/v1")
-    )
-    assert spent.model_cost_nano == 12_345_679
+    charge = model.charge(response, _HELD, _price(input="1.5", output="6", cacheRead="0.15"))
+    spent = charge.spending
+    assert spent.model_cost_nano == (1000 - 30) * 1500 + 30 * 150 + 200 * 6000
     assert (spent.steps, spent.input_tokens, spent.output_tokens) == (1, 1000, 200)
     assert (spent.reasoning_tokens, spent.cache_read_tokens, spent.cache_write_tokens) == (
         50,
         30,
         4,
     )
+    assert (charge.kind, charge.step, charge.settled) == ("model", 3, True)
+    assert charge.unit_prices["input_mtok"] == "1.5"
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://127.0.0.1:11434/v1",
-        "http://localhost:8080",
-        "http://10.1.2.3/v1",
-        "http://[::1]:8080/v1",
-        "http://models.internal/v1",
-    ],
-)
-def test_a_model_on_the_operators_own_machines_costs_nothing(url: str) -> None:
-    assert model.spending(_response(cost=Decimal("0.01"), provider_url=url)).model_cost_nano == 0
+def test_a_response_without_usage_is_booked_in_full() -> None:
+    charge = model.charge(_response(unmeasured_requests=1), _HELD, _price(input="1", output="1"))
+    assert (charge.spending.model_cost_nano, charge.settled) == (50_000_000, False)
+    assert (charge.spending.steps, charge.spending.input_tokens) == (1, 0)
 
 
 def test_a_model_without_a_known_price_costs_nothing_here() -> None:
-    spent = model.spending(_response(cost=None, provider_url="https://models.example.com"))
-    assert spent.model_cost_nano == 0
+    spent = model.charge(_response(input_tokens=7, output_tokens=3), _HELD, None).spending
+    assert (spent.model_cost_nano, spent.input_tokens) == (0, 7)
+
+
+def _caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "billed"),
+    [
+        (ai_errors.ModelHTTPError(status_code=429, model_name="m"), False),
+        (ai_errors.ModelHTTPError(status_code=500, model_name="m"), False),
+        # Somebody on the way gave up waiting.
+        (ai_errors.ModelHTTPError(status_code=504, model_name="m"), True),
+        (_caused(ai_errors.ModelAPIError("m", "x"), httpx2.ConnectError("refused")), False),
+        (_caused(ai_errors.ModelAPIError("m", "x"), httpx2.ReadTimeout("late")), True),
+        (_caused(ai_errors.ModelAPIError("m", "x"), httpx2.RemoteProtocolError("cut")), True),
+        (ai_errors.UnexpectedModelBehavior("half an object"), True),
+    ],
+)
+def test_a_failed_call_is_paid_unless_it_never_arrived_or_was_refused(
+    error: Exception, billed: bool
+) -> None:
+    assert model.may_be_billed(error) is billed
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from pydantic_ai import Agent, Tool, ToolFailed
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from handinger import ids, keys, settings
+from handinger import ids, keys, prices, settings
 from handinger.agent.conversation import Conversations
 from handinger.agent.hooks import Hooks, StepContext
+from handinger.agent.metering import Metering
 from handinger.agent.runner import Runner
 from handinger.agent.tools.context import IDEMPOTENT
 from handinger.ids import WorkerId
@@ -174,6 +175,9 @@ async def begin(
             agent=agent,
             stopping=asyncio.Event(),
             conversations=Conversations(),
+            metering=Metering(
+                configured, price=prices.of(settings.load(model="demo")), output_limit=None
+            ),
         )
 
     return Turn(database, turn.worker_id, process(), process())

@@ -4,12 +4,18 @@ Reading and parsing a whole conversation for each turn would cost more with ever
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelMessagesTypeAdapter,
+    ModelResponse,
+    ToolCallPart,
+)
 
 from handinger.ids import WorkerId
-from handinger.storage.database import Tenant
+from handinger.storage.database import TenantStatements
 from handinger.turns import execution
 from handinger.turns.execution import ClaimedTurn
 
@@ -26,6 +32,23 @@ class Conversation:
     # How many messages at the end belong to the turn that has not ended.
     of_turn: int = 0
 
+    @property
+    def turn_messages(self) -> Sequence[ModelMessage]:
+        """Those of the turn that has not ended."""
+        return self.messages[len(self.messages) - self.of_turn :]
+
+    @property
+    def responses_made(self) -> int:
+        """How often the model has answered in this turn."""
+        return sum(isinstance(message, ModelResponse) for message in self.turn_messages)
+
+    @property
+    def last_response(self) -> ModelResponse | None:
+        """The response that the journal of this turn ends with, if it does."""
+        messages = self.turn_messages
+        last = messages[-1] if messages else None
+        return last if isinstance(last, ModelResponse) else None
+
 
 class Conversations:
     """A bounded cache, least recently used out first. What it lacks is read from the journal."""
@@ -34,7 +57,7 @@ class Conversations:
         self._kept: OrderedDict[WorkerId, Conversation] = OrderedDict()
         self._size = 0
 
-    async def load(self, tenant: Tenant, turn: ClaimedTurn) -> Conversation:
+    async def load(self, sql: TenantStatements, turn: ClaimedTurn) -> Conversation:
         """The conversation as it is stored. Other processes may have added to it since."""
         if not turn.has_history:
             return Conversation()
@@ -43,7 +66,7 @@ class Conversations:
         if kept is not None:
             self._size -= kept.size
         known = kept or Conversation()
-        rows = await execution.load_messages(tenant, worker_id, after=known.last_id)
+        rows = await execution.load_messages(sql, worker_id, after=known.last_id)
         messages = list(known.messages)
         of_turn = 0
         for row in rows:
@@ -65,6 +88,11 @@ class Conversations:
         while self._size > _MAX_BYTES:
             _, dropped = self._kept.popitem(last=False)
             self._size -= dropped.size
+
+
+def tool_calls(response: ModelResponse | None) -> list[ToolCallPart]:
+    """The calls of a response, in order."""
+    return [part for part in (response.parts if response else ()) if isinstance(part, ToolCallPart)]
 
 
 def dump(message: ModelMessage) -> str:

@@ -14,6 +14,7 @@ from pydantic_ai.tools import ToolDefinition
 
 from handinger import files
 from handinger.agent import prompt
+from handinger.agent.metering import Meter, shortened
 from handinger.agent.tools.context import ToolContext
 from handinger.agent.ui_events import plain
 
@@ -25,10 +26,11 @@ _OUTCOME_UNKNOWN = (
 )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class StepContext(ToolContext):
     """What the hooks and the tools of one turn share with its execution."""
 
+    meter: Meter
     instructions: str = ""
     concluding: bool = False
     # By step and id: results of this turn's tools, and calls that an earlier attempt left open.
@@ -44,13 +46,23 @@ class Hooks(AbstractCapability[StepContext]):
     async def prepare_model_request(
         self, ctx: RunContext[StepContext], request_context: ModelRequestContext
     ) -> ModelRequestContext:
-        """Forbid tools in the concluding call, and say so. The note is sent, but not remembered."""
+        """Keep the request within what is reserved for it. Raises MoreInput.
+
+        In the concluding call, forbid tools and say so. The note is sent, but not remembered.
+        """
+        plan = ctx.deps.meter.plan
+        settings = ModelSettings(**(request_context.model_settings or {}))
+        if plan is not None and plan.results_bytes is not None:
+            request_context.messages = shortened(request_context.messages, plan.results_bytes)
+        if plan is not None and plan.max_tokens is not None:
+            settings["max_tokens"] = plan.max_tokens
+        tools = request_context.model_request_parameters.function_tools
+        ctx.deps.meter.require(request_context.messages, tools)
         if ctx.deps.concluding:
-            settings = ModelSettings(**(request_context.model_settings or {}))
             settings["tool_choice"] = "none"
-            request_context.model_settings = settings
             note = ModelRequest(parts=[UserPromptPart(prompt.CONCLUDE)])
             request_context.messages = [*request_context.messages, note]
+        request_context.model_settings = settings
         return request_context
 
     async def wrap_tool_execute(
@@ -69,6 +81,9 @@ class Hooks(AbstractCapability[StepContext]):
             if known.outcome == "success":
                 return known.content
             raise ToolFailed(known.model_response_str(wrap_if_error=False))
+        refusal = ctx.deps.meter.refusal(call)
+        if refusal is not None:
+            raise ToolFailed(refusal)
         if key in ctx.deps.interrupted and not (tool_def.metadata or {}).get("idempotent"):
             raise ToolFailed(_OUTCOME_UNKNOWN)
         try:

@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import psycopg
 from pydantic_ai import Agent, UsageLimits
@@ -30,24 +30,30 @@ from pydantic_ai.messages import (
 from pydantic_ai.run import AgentRun
 from pydantic_graph import End
 
-from handinger import budgets, files, sources
+from handinger import files, sources
 from handinger.agent import conversation as conversations
 from handinger.agent import model as models
 from handinger.agent import prompt
-from handinger.agent.conversation import Conversation, Conversations
 from handinger.agent.hooks import StepContext
+from handinger.agent.metering import MoreInput
+from handinger.agent.opening import Opening, Process, for_next_call, open_calls
 from handinger.agent.shell import Shell
 from handinger.agent.tools.context import Effects
 from handinger.agent.ui_events import Teller, clean, plain
-from handinger.budgets import Spending
-from handinger.live import Hub, LiveTurn
-from handinger.sandbox.sandbox import Sandboxes
-from handinger.settings import Settings
-from handinger.storage.blobs import Blobs
-from handinger.storage.database import Database
+from handinger.budgets import Charge, Reservation, ledger
+from handinger.live import LiveTurn
 from handinger.story import Story
 from handinger.turns import execution, taint
-from handinger.turns.execution import ClaimedTurn, Ending, Journal, Record, ToolRecord, Write
+from handinger.turns.execution import (
+    ClaimedTurn,
+    Ending,
+    IncompleteReason,
+    Journal,
+    Record,
+    Reserve,
+    ToolRecord,
+    Write,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -60,27 +66,6 @@ _NOT_RUN = "This call was not run, because the turn ended first."
 
 _Run = AgentRun[StepContext, str]
 _Node = Any  # One of pydantic-ai's nodes; their type parameters are private to its graph.
-
-
-class Process(Protocol):
-    """What one turn needs of the process that executes it; see `runner.Runner`."""
-
-    @property
-    def database(self) -> Database: ...
-    @property
-    def blobs(self) -> Blobs: ...
-    @property
-    def settings(self) -> Settings: ...
-    @property
-    def hub(self) -> Hub: ...
-    @property
-    def agent(self) -> Agent[StepContext, str]: ...
-    @property
-    def stopping(self) -> asyncio.Event: ...
-    @property
-    def conversations(self) -> Conversations: ...
-    @property
-    def sandboxes(self) -> Sandboxes | None: ...
 
 
 class _Released(Exception):
@@ -106,20 +91,25 @@ class _ModelFailed(Exception):
 class TurnRun:
     """One attempt at one turn."""
 
-    def __init__(self, process: Process, turn: ClaimedTurn, story: Story) -> None:
+    def __init__(self, process: Process, turn: ClaimedTurn, story: Story, opening: Opening) -> None:
         self._process = process
         self._turn = turn
         self._story = story
         self._live = LiveTurn(story)
-        self._journal = Journal(process.database, turn, story)
-        self._teller = Teller(story)
-        self._allowance = budgets.allowance(
-            process.settings, turn.budget, started_at=turn.started_at
+        self._journal = Journal(
+            process.database, turn, story, nano_per_credit=process.settings.nano_per_credit
         )
-        self._conversation = Conversation()
-        self._unbooked = Spending()  # of a model call that the journal does not have yet
+        self._teller = Teller(story)
+        self._allowance = opening.allowance
+        self._conversation = opening.conversation
+        self._meter = opening.meter
+        # Of a model call that the journal does not have yet: what is reserved while it is under
+        # way, and what it cost once that is known.
+        self._under_way: Reservation | None = None
+        self._unbooked: Charge | None = None
         self._failures = 0  # of the model, since its last answer
         self._commits: set[asyncio.Task[None]] = set()
+        self._answering = False  # whether the model has begun to answer a streamed call
         self._stop = asyncio.Event()
         self._told_files: set[str] = set()
         workspace = files.Workspace(
@@ -138,12 +128,10 @@ class TurnRun:
             workspace=workspace,
             shell=self._shell,
             tools_end_at=self._allowance.conclude_at,
-            instructions=prompt.instructions(
-                process.settings,
-                self._allowance,
-                now=datetime.now(UTC),
-                with_commands=self._shell is not None,
-            ),
+            meter=self._meter,
+            instructions=opening.instructions,
+            results=opening.results,
+            interrupted=opening.interrupted,
         )
 
     @property
@@ -167,7 +155,6 @@ class TurnRun:
 
     async def _carry_out(self) -> None:
         try:
-            await self._load()
             ending = self._foregone_ending()
             if ending is None:
                 ending = await self._work_until_stopped()
@@ -176,7 +163,7 @@ class TurnRun:
         except asyncio.CancelledError:
             # The grace of a shutdown is over in the middle of a step; that step is repeated later.
             await self._settle_commits()
-            await self._journal.release()
+            await self._journal.release(under_way=self._reserved_under_way())
             raise
         if not self._story.ended:
             await self._journal.release()
@@ -186,37 +173,12 @@ class TurnRun:
 
     # Beginning
 
-    async def _load(self) -> None:
-        tenant = self._process.database.tenant(self._turn.organization_id)
-        self._conversation = await self._process.conversations.load(tenant, self._turn)
-        if self._turn.attempt == 1:
-            return
-        for tool in await execution.load_tools(tenant, self._turn.id):
-            key = (tool.step, tool.tool_call_id)
-            if tool.result is None:
-                self._context.interrupted.add(key)
-            else:
-                self._context.results[key] = _parse_result(tool.result)
-
     def _stand_at_last_response(self) -> None:
         """Tools are known by the step of the response that called them, also after later calls."""
-        self._context.step = self._responses_made()
-        last = self._last_response()
+        self._context.step = self._conversation.responses_made
+        last = self._conversation.last_response
         if last is not None:
             self._teller.resume_step(self._context.step, last)
-
-    def _of_this_turn(self) -> Sequence[ModelMessage]:
-        conversation = self._conversation
-        return conversation.messages[len(conversation.messages) - conversation.of_turn :]
-
-    def _responses_made(self) -> int:
-        return sum(isinstance(message, ModelResponse) for message in self._of_this_turn())
-
-    def _last_response(self) -> ModelResponse | None:
-        """The response that the journal of this turn ends with, if it does."""
-        messages = self._of_this_turn()
-        last = messages[-1] if messages else None
-        return last if isinstance(last, ModelResponse) else None
 
     def _foregone_ending(self) -> Ending | None:
         """The ending of a turn that must not be worked on any more."""
@@ -289,7 +251,8 @@ class TurnRun:
 
     async def _commit(self, record: Record, messages: Sequence[ModelMessage]) -> None:
         await self._journal.write(record)
-        self._unbooked = Spending()
+        self._under_way = self._unbooked = None
+        self._context.granted = self._meter.granted
         self._conversation.messages.extend(messages)
         self._conversation.of_turn += len(messages)
         self._conversation.size += sum(len(payload) for payload in record.messages)
@@ -312,9 +275,13 @@ class TurnRun:
                 await self._fail_open_tools(_CUT_OFF)
             except _CallCutOff:
                 self._teller.withdraw()
-                await self._write(Record(spending=self._unbooked))
+                await self._write(Record(charges=self._abandoned(), reserve=self._next_call()))
+            except MoreInput:
+                # It was not sent; the next plan knows how large it is.
+                self._under_way = None
+                await self._write(Record(reserve=self._next_call()))
             except ai_errors.OutputTokenLimitExceeded:
-                return Ending(incomplete_reason="max_output_tokens")
+                return Ending(incomplete_reason=self._output_limit_reason())
             except _ModelFailed as error:
                 ending = await self._back_off(error.cause)
                 if ending is not None:
@@ -325,6 +292,11 @@ class TurnRun:
     async def _back_off(self, error: Exception) -> Ending | None:
         """Wait before the call is repeated; or the ending, if it is not."""
         self._failures += 1
+        held, self._under_way = self._under_way, None
+        if held is not None and (self._answering or models.may_be_billed(error)):
+            # The next attempt is paid for as well, and counts as the same step.
+            charges = [held.in_full()]
+            await self._write(Record(charges=charges, reserve=self._next_call()))
         if not models.is_transient(error) or self._failures > self._process.settings.model_retries:
             return _model_error(error)
         jitter = random.uniform(0.75, 1.25)  # noqa: S311 # Nobody gains by guessing it.
@@ -371,19 +343,26 @@ class TurnRun:
         """Call the model and journal its response; whether that closed the turn."""
         if self._process.stopping.is_set():
             raise _Released
+        step = self._conversation.responses_made + 1
+        if self._meter.planned_step != step:
+            await self._write(Record(reserve=self._next_call()))
         calls_made, now = self._journal.spending.steps, datetime.now(UTC)
-        if self._allowance.is_spent(calls_made=calls_made, now=now):
-            await self._close(Ending(incomplete_reason="budget_exhausted"))
+        plan = self._meter.plan
+        if plan is None or self._allowance.is_spent(calls_made=calls_made, now=now):
+            await self._close(self._spent_ending())
             return node, True
-        self._context.concluding = self._allowance.must_conclude(calls_made=calls_made, now=now)
-        self._context.step = self._responses_made() + 1
-        self._teller.begin_step(self._context.step)
+        concludes = self._allowance.must_conclude(calls_made=calls_made, now=now)
+        self._context.concluding = plan.concludes or concludes
+        self._context.step = step
+        self._teller.begin_step(step)
+        self._under_way = plan.reservation
         next_node = await self._call_model(run, node)
         messages = run.ctx.state.message_history[mark:]
         response = messages[-1]
         assert isinstance(response, ModelResponse)
         self._failures = 0
-        self._unbooked = models.spending(response)
+        self._unbooked = models.charge(response, plan.reservation, self._process.metering.price)
+        self._meter.note(response)
         make_storable(response)
         self._teller.response(response)
         ending = self._ending_with(response)
@@ -396,18 +375,16 @@ class TurnRun:
         Raises _ModelFailed, and _CallCutOff when only time for the concluding call is left.
         """
         end = None if self._context.concluding else self._allowance.conclude_at
-        # What a call that is cut off used the provider does not say; it was made all the same.
-        self._unbooked = Spending(steps=1)
+        self._answering = False
         timeout = asyncio.timeout(self._seconds_until(end))
         try:
             async with timeout:
                 return await self._call_until_answered(run, node)
-        except psycopg.Error:
+        except (psycopg.Error, MoreInput):
             raise
         except Exception as error:
             if timeout.expired():
                 raise _CallCutOff from error
-            self._unbooked = Spending()
             # Providers' clients raise errors of their own for what breaks in mid-stream.
             raise _ModelFailed(error) from error
 
@@ -416,6 +393,7 @@ class TurnRun:
             self._tell()
             async with node.stream(run.ctx) as events:
                 async for event in events:
+                    self._answering = True
                     if self._teller.stream_event(event):
                         self._tell()
         return await run.next(node)
@@ -423,7 +401,7 @@ class TurnRun:
     async def _store_response(
         self, messages: Sequence[ModelMessage], response: ModelResponse, ending: Ending | None
     ) -> None:
-        calls = [part for part in response.parts if isinstance(part, ToolCallPart)]
+        calls = conversations.tool_calls(response)
         closing: list[ModelMessage] = []
         if not calls:
             self._teller.finish_step()
@@ -437,11 +415,52 @@ class TurnRun:
                     ToolRecord(self._context.step, call.tool_call_id, call.tool_name, None)
                     for call in calls
                 ],
-                spending=self._unbooked,
+                charges=[self._unbooked] if self._unbooked else [],
+                reserve=self._after_response(calls, messages),
                 ending=ending,
             ),
             messages,
         )
+
+    def _after_response(
+        self, calls: Sequence[ToolCallPart], messages: Sequence[ModelMessage]
+    ) -> Reserve:
+        """Reserves for the tools that a response calls, or else for the next model call."""
+        told = [*self._conversation.messages, *messages]
+        step = self._context.step
+        if calls:
+            return self._meter.for_tools(calls, told, step=step)
+        return self._meter.for_call(told, step=step + 1)
+
+    def _next_call(self) -> Reserve:
+        """Reserves for the model call that follows what is in the journal."""
+        return for_next_call(
+            self._meter, self._conversation, self._context.results, turn=self._turn
+        )
+
+    def _spent_ending(self) -> Ending:
+        """The ending of a turn for which no further model call fits."""
+        if self._meter.plan is not None or self._conversation.responses_made:
+            return Ending(incomplete_reason="budget_exhausted")
+        return Ending(
+            error_code="budget_too_small",
+            error_message=self._meter.too_small(self._journal.spending),
+        )
+
+    def _output_limit_reason(self) -> IncompleteReason:
+        plan = self._meter.plan
+        return "budget_exhausted" if plan and plan.is_lowered else "max_output_tokens"
+
+    def _abandoned(self) -> list[Charge]:
+        """The charges for calls that are under way and are given up."""
+        if self._unbooked is not None:
+            return [self._unbooked]
+        return [] if self._under_way is None else [self._under_way.in_full(steps=1)]
+
+    def _reserved_under_way(self) -> list[Reservation]:
+        calls = open_calls(self._conversation, self._context.results)
+        held = [self._meter.granted.get(call.tool_call_id) for call in calls]
+        return [reservation for reservation in (self._under_way, *held) if reservation]
 
     def _ending_with(self, response: ModelResponse) -> Ending | None:
         """How this response ends the turn, if it does."""
@@ -451,7 +470,7 @@ class TurnRun:
         if calls or not (response.text or "").strip():
             return None
         if models.finished_by(response) == "length":
-            return Ending(incomplete_reason="max_output_tokens")
+            return Ending(incomplete_reason=self._output_limit_reason())
         return execution.COMPLETED
 
     def _refuse_calls(self, calls: Sequence[ToolCallPart]) -> ModelRequest:
@@ -485,13 +504,15 @@ class TurnRun:
         self._context.results[key] = part
         effects = self._context.effects.pop(part.tool_call_id, Effects())
         self._tell_result(part, effects)
-        if not self._open_calls(response):
+        still_open = self._open_calls(response)
+        if not still_open:
             self._teller.finish_step()
         await self._write(
             Record(
                 finished_tools=[self._tool_record(part)],
                 writes=self._writes(effects, succeeded=part.outcome == "success"),
-                spending=effects.spending,
+                charges=ledger.charges_of(part.tool_name, self._context.step, effects.spending),
+                reserve=self._meter.for_open_tools(still_open) if still_open else self._next_call(),
             )
         )
 
@@ -547,15 +568,25 @@ class TurnRun:
         ]
 
     async def _fail_open_tools(self, message: str) -> None:
-        calls = self._open_calls(self._last_response())
-        if calls:
-            records = self._fail_calls(calls, message)
-            await self._write(Record(finished_tools=records, spending=self._spent_on(calls)))
+        calls = self._open_calls(self._conversation.last_response)
+        charges = self._abandoned_tools(calls)
+        records = self._fail_calls(calls, message)
+        if records:
+            await self._write(
+                Record(finished_tools=records, charges=charges, reserve=self._next_call())
+            )
 
-    def _spent_on(self, calls: Sequence[ToolCallPart]) -> Spending:
-        """What calls cost that were ended before they had a result."""
-        effects = (self._context.effects.pop(call.tool_call_id, Effects()) for call in calls)
-        return sum((effect.spending for effect in effects), Spending())
+    def _abandoned_tools(self, calls: Sequence[ToolCallPart]) -> list[Charge]:
+        """The charges for tools that are cut off: what they say, or else all that was reserved."""
+        charges: list[Charge] = []
+        for call in calls:
+            spent = self._context.effects.pop(call.tool_call_id, Effects()).spending
+            held = self._meter.granted.get(call.tool_call_id)
+            if spent.cost_nano:
+                charges += ledger.charges_of(call.tool_name, self._context.step, spent)
+            elif held is not None:
+                charges.append(held.in_full())
+        return charges
 
     def _fail_calls(self, calls: Sequence[ToolCallPart], message: str) -> list[ToolRecord]:
         parts = [_failed_result(call, message) for call in calls]
@@ -584,11 +615,12 @@ class TurnRun:
         """End the turn with a clean transcript: no open call, and the text so far kept."""
         kept, in_step = self._teller.keep_partial()
         self._stand_at_last_response()
-        last = self._last_response()
+        last = self._conversation.last_response
         if in_step:
             self._teller.finish_step()
         reason = _CANCELLED if ending is execution.CANCELLED else _NOT_RUN
         open_calls = self._open_calls(last)
+        charges = [*self._abandoned(), *self._abandoned_tools(open_calls)]
         finished = self._fail_calls(open_calls, reason)
         messages: list[ModelMessage] = []
         if not self._conversation.of_turn:
@@ -606,7 +638,7 @@ class TurnRun:
             Record(
                 messages=[conversations.dump(message) for message in messages],
                 finished_tools=finished,
-                spending=self._unbooked + self._spent_on(open_calls),
+                charges=charges,
                 ending=ending,
             ),
             messages,
@@ -646,13 +678,6 @@ def _failed_result(call: ToolCallPart, message: str) -> ToolReturnPart:
 
 def _dump_result(part: ToolReturnPart) -> str:
     return conversations.dump(ModelRequest(parts=[part]))
-
-
-def _parse_result(payload: str) -> ToolReturnPart:
-    (message,) = conversations.parse(payload)
-    (part,) = message.parts
-    assert isinstance(part, ToolReturnPart)
-    return part
 
 
 def _model_error(error: Exception) -> Ending:

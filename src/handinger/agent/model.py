@@ -1,23 +1,21 @@
 """The configured model, built once; and what its answers cost."""
 
-import ipaddress
 import os
-from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic_ai import exceptions as ai_errors
 from pydantic_ai.messages import ModelResponse
 from pydantic_ai.models import Model, infer_model
 from pydantic_ai.settings import ModelSettings
 
-from handinger.budgets import Spending
+from handinger.budgets import Charge, Reservation, Spending
 from handinger.errors import ConfigurationError
+from handinger.prices import Price
 from handinger.settings import Settings
 
 DEMO = "demo"
 _MAX_EXPLANATION = 600
-_MAX_COUNT = 10**12  # of tokens or nano-dollars in one call
+_MAX_COUNT = 10**12  # of tokens in one call
 
 
 def build(settings: Settings) -> Model:
@@ -65,18 +63,38 @@ def explain(error: BaseException) -> str:
     return f"The model failed: {text[:_MAX_EXPLANATION]}"
 
 
-def spending(response: ModelResponse) -> Spending:
-    """What one model call used and cost."""
+def charge(response: ModelResponse, held: Reservation, price: Price | None) -> Charge:
+    """What one model call used and cost, in the place of what was reserved for it.
+
+    A response whose provider did not say what it used is booked in full. A model without a known
+    price costs nothing here; only its tokens are reported.
+    """
     usage = response.usage
-    return Spending(
+    if usage.unmeasured_requests and not usage.input_tokens and not usage.output_tokens:
+        return held.in_full(steps=1)
+    counts = {
+        name: count
+        for name, count in vars(usage).items()
+        if isinstance(count, int | float) and name.endswith(("_tokens", "_seconds", "_searches"))
+    }
+    reasoning = usage.output_reasoning_tokens or usage.details.get("reasoning_tokens", 0)
+    context = {
+        name: value
+        for name, value in (response.provider_details or {}).items()
+        if isinstance(value, str)
+    }
+    at = response.timestamp
+    spent = Spending(
         steps=1,
         input_tokens=_plausible(usage.input_tokens),
         output_tokens=_plausible(usage.output_tokens),
-        reasoning_tokens=_plausible(usage.details.get("reasoning_tokens", 0)),
+        reasoning_tokens=_plausible(reasoning),
         cache_read_tokens=_plausible(usage.cache_read_tokens),
         cache_write_tokens=_plausible(usage.cache_write_tokens),
-        model_cost_nano=0 if _is_local(response.provider_url) else _nano(usage.cost),
+        model_cost_nano=price.cost_nano(counts, at=at, context=context) if price else 0,
     )
+    unit_prices = price.unit_prices(at, context) if price else {}
+    return Charge("model", held.subject, held.step, spent, unit_prices)
 
 
 def _plausible(count: int) -> int:
@@ -84,23 +102,64 @@ def _plausible(count: int) -> int:
     return min(max(count, 0), _MAX_COUNT)
 
 
-def _nano(cost_usd: Decimal | float | None) -> int:
-    """A model without a known price costs 0 here; only its tokens are reported."""
-    if cost_usd is None:
-        return 0
-    nano = (Decimal(str(cost_usd)) * 1_000_000_000).to_integral_value(rounding=ROUND_HALF_UP)
-    return _plausible(int(nano))
+def may_be_billed(error: BaseException) -> bool:
+    """Whether a failed call may have cost something: not if it never arrived or was refused."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, ai_errors.ModelHTTPError):
+            return cause.status_code in _GIVEN_UP
+        if type(cause).__name__ in _NEVER_SENT:
+            return False
+        cause = cause.__cause__ or cause.__context__
+    return True
 
 
-def _is_local(url: str | None) -> bool:
-    """Whether the model runs on the operator's own machines, where a call has no price."""
-    host = urlsplit(url).hostname if url else None
-    if host is None:
-        return False
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        return host == "localhost" or host.endswith((".localhost", ".internal", ".local"))
+# Somebody on the way stopped waiting; the model may have gone on.
+_GIVEN_UP = (408, 504, 524)
+
+# By name, for each provider's client has an HTTP library of its own.
+_NEVER_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ClientConnectorError"}
+
+
+def output_limit(model: Model) -> int | None:
+    """The most that the model can answer in one call, in tokens; None if that is not known."""
+    profile = model.profile
+    stated = profile.get("anthropic_max_output_tokens")
+    if profile.get("anthropic_rejects_max_tokens_beyond_context_window"):
+        return 4096
+    if isinstance(stated, int):
+        return min(stated, _MOST_OUTPUT)
+    name = model.model_name.rpartition("/")[2]
+    for prefix, limit in _OUTPUT_LIMITS:
+        if name.startswith(prefix):
+            return min(limit, _MOST_OUTPUT)
+    return None
+
+
+# More is hardly ever answered in one call, and what is reserved for it holds up other turns.
+_MOST_OUTPUT = 32_000
+
+# What the providers state, where pydantic-ai does not know it. The first that fits.
+_OUTPUT_LIMITS = (
+    ("gpt-3.5", 4096),
+    ("gpt-4-turbo", 4096),
+    ("gpt-4.1", 32_768),
+    ("gpt-4o", 16_384),
+    ("gpt-4", 8192),
+    ("gpt-5", 128_000),
+    ("o1", 100_000),
+    ("o3", 100_000),
+    ("o4", 100_000),
+    ("gemini-1", 8192),
+    ("gemini-2.0", 8192),
+    ("gemini-", 65_535),
+    ("llama-3.3-70b-versatile", 32_768),
+    ("mistral-", 32_768),
+    ("codestral", 32_768),
+    ("deepseek-", 8192),
+)
 
 
 FinishedBy = Literal["answer", "length"]

@@ -4,14 +4,18 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
-from pydantic_ai import Agent, RunContext
+from pydantic_ai import Agent, RunContext, Tool
 from pydantic_ai.models import Model
 
+from handinger import prices
 from handinger.agent import model as models
 from handinger.agent.conversation import Conversations
 from handinger.agent.hooks import Hooks, StepContext
 from handinger.agent.loop import TurnRun
+from handinger.agent.metering import Metering
+from handinger.agent.opening import Opening
 from handinger.agent.tools import commands, workspace
+from handinger.agent.tools.context import ToolContext
 from handinger.errors import Superseded
 from handinger.ids import TurnId, WorkerId
 from handinger.live import Hub
@@ -41,6 +45,7 @@ class Runner:
     agent: Agent[StepContext, str]
     stopping: asyncio.Event
     conversations: Conversations
+    metering: Metering
     sandboxes: Sandboxes | None = None  # None: this host has none
     # Turns that the database's absence took from this process.
     lost: set[TurnId] = field(default_factory=set[TurnId])
@@ -48,23 +53,26 @@ class Runner:
     async def drain(self, lock: str) -> None:
         """Carry out a worker's turns, oldest first, until none is left or the server stops."""
         while not self.stopping.is_set():
+            opening = Opening(self)
             turn = await execution.claim(
                 self.database,
                 WorkerId(lock),
                 node=self.hub.node,
                 model=self.settings.model_id,
+                nano_per_credit=self.settings.nano_per_credit,
                 forgiven=self.lost,
+                opening=opening,
             )
             if turn is None:
                 return
             self.lost.discard(turn.id)
-            if not await self._execute(turn):
+            if not await self._execute(turn, opening):
                 return
 
-    async def _execute(self, turn: ClaimedTurn) -> bool:
+    async def _execute(self, turn: ClaimedTurn, opening: Opening) -> bool:
         """Carry out one turn; whether more may wait. One accepted after its end has its own job."""
         try:
-            return await self._attempt(turn)
+            return await self._attempt(turn, opening)
         except Superseded as error:
             # Whoever took it over drains the worker; claiming it back would go on without end.
             logger.warning("%s", error)
@@ -74,7 +82,7 @@ class Runner:
                 self.lost.add(turn.id)
             raise  # The job is tried again, and goes on from the journal.
 
-    async def _attempt(self, turn: ClaimedTurn) -> bool:
+    async def _attempt(self, turn: ClaimedTurn, opening: Opening) -> bool:
         story = execution.new_story(
             turn.id,
             turn.worker_id,
@@ -88,7 +96,7 @@ class Runner:
             for row in await reading.load_entries(self.database, turn.id, first=first):
                 story.store(row.number, row.entry())
         story.begin(Take(turn.attempt, 0))
-        run = TurnRun(self, turn, story)
+        run = TurnRun(self, turn, story, opening)
         with self.hub.executing(story, on_cancel=run.cancel) as live:
             try:
                 await run.carry_out(live)
@@ -102,12 +110,27 @@ class Runner:
         return run.others_wait
 
 
+def all_tools(*, with_commands: bool) -> list[Tool[ToolContext]]:
+    """Every tool of the agent."""
+    return [*workspace.tools(), *(commands.tools() if with_commands else ())]
+
+
+def make_metering(model: Model, settings: Settings, *, with_commands: bool) -> Metering:
+    """What the calls of this process's agent cost."""
+    return Metering(
+        settings,
+        price=prices.of(settings),
+        output_limit=models.output_limit(model),
+        tools={tool.name: tool.tool_def for tool in all_tools(with_commands=with_commands)},
+    )
+
+
 def make_agent(model: Model, settings: Settings, *, with_commands: bool) -> Agent[StepContext, str]:
     """The agent that carries out every turn of this process."""
     return Agent(
         model,
         deps_type=StepContext,
-        tools=[*workspace.tools(), *(commands.tools() if with_commands else ())],
+        tools=all_tools(with_commands=with_commands),
         instructions=_instructions,
         capabilities=[Hooks()],
         model_settings=models.request_settings(settings),

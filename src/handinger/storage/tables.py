@@ -153,6 +153,11 @@ turns = Table(
     Column("error", JSONB),
     Column("incomplete_reason", Text),
     *_spending(),
+    # The sum of its ledger rows in credits, rounded up.
+    _count("credits"),
+    # The worst cases of calls that may be under way, see `budgets.Reservation`, and their sum.
+    Column("reservations", JSONB),
+    _count("reserved_nano"),
     # How often a model call of the last attempt was repeated; orders the end of the story.
     Column("retry", Integer, nullable=False, server_default=text("0")),
     # Rendered when the turn ends, so that telling a long conversation costs a copy.
@@ -262,6 +267,35 @@ untrusted_texts = Table(
     _created_at(),
     Index(None, "worker_id"),
     Index(None, "turn_id"),
+)
+
+# What was spent, one row for each call; rows are added, never changed. The sums on turns and
+# workers are sums over it. It outlives what it was spent on, and so names workers and turns only.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _organization(),
+    Column("worker_id", Text, nullable=False),
+    Column("turn_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),  # model, tool, sandbox, internal
+    # The model's id or the tool's name; "carried over" for what was spent before there were rows.
+    Column("subject", Text, nullable=False),
+    Column("step", Integer, nullable=False),
+    # False: what was really spent is not known, so the worst case was booked.
+    Column("settled", Boolean, nullable=False),
+    Column("unit_prices", JSON, nullable=False),
+    _count("steps"),
+    _count("input_tokens"),
+    _count("output_tokens"),
+    _count("reasoning_tokens"),
+    _count("cache_read_tokens"),
+    _count("cache_write_tokens"),
+    _count("cost_nano"),
+    _created_at(),
+    Index(None, "organization_id", "created_at"),
+    Index(None, "turn_id"),
+    Index(None, "worker_id"),
 )
 
 # Accepted requests that a retry may join: by key for a day, by likeness for ten minutes.

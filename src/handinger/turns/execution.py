@@ -5,19 +5,19 @@ the turn since, nothing is written and Superseded is raised.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, LiteralString
+from typing import Any, Literal, LiteralString, Protocol
 
 from psycopg.types.json import Json, Jsonb
 
 from handinger import attachments, live, story, workers
 from handinger.attachments import Attachment
-from handinger.budgets import Spending
+from handinger.budgets import Charge, Reservation, Spending, ledger
 from handinger.errors import Superseded
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.settings import BudgetName
-from handinger.storage.database import Database, Tenant, TenantStatements
+from handinger.storage.database import Database, TenantStatements
 from handinger.story import Entry, Event, Story
 
 ErrorCode = Literal["model_error", "timeout", "budget_too_small", "internal_error"]
@@ -76,25 +76,54 @@ class ToolRecord:
     result: str | None  # JSON; None while it is not known to have finished
 
 
+Reserve = Callable[[Spending, int | None], Sequence[Reservation]]
+"""All that is to be reserved, given what the turn has spent, and what its organization has left."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one step adds to the journal; all of it is stored, or nothing."""
+    """What one step adds to the journal; all of it is stored, or nothing.
+
+    What was reserved before is let go: `charges` take its place, and `reserve` says what may be
+    spent next.
+    """
 
     messages: Sequence[str] = ()  # model messages, as JSON
     started_tools: Sequence[ToolRecord] = ()
     finished_tools: Sequence[ToolRecord] = ()
     writes: Sequence[Write] = ()  # in order, after all else
-    spending: Spending = field(default_factory=Spending)
+    charges: Sequence[Charge] = ()
+    reserve: Reserve | None = None
     ending: Ending | None = None
 
 
+class Opening(Protocol):
+    """How an attempt begins: with what it has to know before it may spend anything."""
+
+    async def prepare(self, turn: ClaimedTurn, sql: TenantStatements) -> None:
+        """Read it."""
+        ...
+
+    def reserve(self, spent: Spending, available_nano: int | None) -> Sequence[Reservation]:
+        """What may be spent until the first record."""
+        ...
+
+
 async def claim(
-    database: Database, worker_id: WorkerId, *, node: str, model: str, forgiven: Collection[TurnId]
+    database: Database,
+    worker_id: WorkerId,
+    *,
+    node: str,
+    model: str,
+    nano_per_credit: int,
+    forgiven: Collection[TurnId],
+    opening: Opening,
 ) -> ClaimedTurn | None:
     """The worker's oldest turn that has not ended, now this process's; None if there is none.
 
     An attempt that neither ended nor released its turn has crashed, unless it is `forgiven`: this
-    process lost it to the database's absence, and could not release it.
+    process lost it to the database's absence, and could not release it. What a dead attempt had
+    reserved is booked in full.
     """
     parameters: dict[str, object] = {
         "worker_id": worker_id,
@@ -103,39 +132,48 @@ async def claim(
         "forgiven": list(forgiven),
         "now": datetime.now(UTC),
     }
-    # Nearly always there is a turn, and this one statement is all that it takes.
-    async with database.system().statements() as sql:
+    async with database.system().transaction() as sql:
         row = await sql.first(_ClaimRow, _CLAIM, **parameters)
-    if row is None:
-        # A turn that was just being accepted, or was ended meanwhile, is not seen by a statement
-        # that waited for the lock. To say that there is none, the look must come after the lock.
-        async with database.system().transaction() as sql:
+        if row is None:
+            # A turn that was just being accepted, or was ended meanwhile, is not seen by a
+            # statement that waited for the lock. To say that there is none, the look must come
+            # after the lock.
             await sql.run("SELECT 1 FROM workers WHERE id = %(id)s FOR NO KEY UPDATE", id=worker_id)
             row = await sql.first(_ClaimRow, _CLAIM, **parameters)
-    if row is None:
-        return None
-    attached = attachments.of_rows(row.attachments)
-    if not all(file.delivered for file in attached):
-        attached = await _deliver(database, row, attached)
-    return row.turn(attached)
+        if row is None:
+            return None
+        tenant = TenantStatements(sql.connection, row.organization_id)
+        dead = [reservation.in_full() for reservation in ledger.parse(row.reservations or ())]
+        attached = attachments.of_rows(row.attachments)
+        if not all(file.delivered for file in attached):
+            attached = await _deliver(tenant, row, attached)
+        turn = row.turn(attached)
+        turn = replace(turn, spending=turn.spending + ledger.total(dead))
+        await opening.prepare(turn, tenant)
+        reservations = opening.reserve(turn.spending, None)
+        if dead or reservations:
+            await ledger.take_over(
+                tenant,
+                turn.id,
+                worker_id,
+                charges=dead,
+                credits=turn.spending.credits(nano_per_credit),
+                reservations=reservations,
+            )
+    return turn
 
 
 async def _deliver(
-    database: Database, row: "_ClaimRow", attached: Sequence[Attachment]
+    sql: TenantStatements, row: "_ClaimRow", attached: Sequence[Attachment]
 ) -> tuple[Attachment, ...]:
-    """Put the files of a turn that starts into the workspace, once. Raises Superseded."""
-    async with database.tenant(row.organization_id).transaction() as sql:
-        delivered = await attachments.deliver(sql, row.worker_id, attached)
-        fenced = await sql.run(
-            "UPDATE turns SET attachments = %(attachments)s"
-            " WHERE organization_id = %(organization_id)s AND id = %(id)s"
-            " AND attempt = %(attempt)s AND status = 'running'",
-            id=row.id,
-            attempt=row.attempt,
-            attachments=Jsonb([file.row() for file in delivered]),
-        )
-        if not fenced:
-            raise Superseded(f"Turn {row.id} is no longer executed by this attempt.")
+    """Put the files of a turn that starts into the workspace, once; the caller holds its row."""
+    delivered = await attachments.deliver(sql, row.worker_id, attached)
+    await sql.run(
+        "UPDATE turns SET attachments = %(attachments)s"
+        " WHERE organization_id = %(organization_id)s AND id = %(id)s",
+        id=row.id,
+        attachments=Jsonb([file.row() for file in delivered]),
+    )
     return delivered
 
 
@@ -150,7 +188,7 @@ FROM worker
 WHERE status <> 'completed' AND turns.id = (SELECT t.id FROM turns t WHERE t.worker_id = worker.id
     AND t.status <> 'completed' ORDER BY t.position LIMIT 1)
 RETURNING turns.id, organization_id, worker_id, input, budget, source, attempt, crashes,
-    cancel_requested, created_at, started_at, attachments,
+    cancel_requested, created_at, started_at, attachments, reservations,
     EXISTS (SELECT 1 FROM messages m WHERE m.worker_id = turns.worker_id) AS has_history,
     ARRAY[steps, input_tokens, output_tokens, reasoning_tokens, cache_read_tokens,
         cache_write_tokens, model_cost_nano, tool_cost_nano, sandbox_cost_nano,
@@ -173,6 +211,7 @@ class _ClaimRow:
     started_at: datetime
     has_history: bool
     attachments: list[dict[str, Any]]
+    reservations: list[dict[str, Any]] | None
     spent: list[int]
 
     def turn(self, attached: tuple[Attachment, ...]) -> ClaimedTurn:
@@ -203,28 +242,28 @@ class StoredMessage:
     payload: str
 
 
-async def load_messages(tenant: Tenant, worker_id: WorkerId, *, after: int) -> list[StoredMessage]:
+async def load_messages(
+    sql: TenantStatements, worker_id: WorkerId, *, after: int
+) -> list[StoredMessage]:
     """The conversation from a message on, oldest first."""
-    async with tenant.statements() as sql:
-        return await sql.all(
-            StoredMessage,
-            "SELECT id, turn_id, payload FROM messages"
-            " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s"
-            " AND id > %(after)s ORDER BY id",
-            worker_id=worker_id,
-            after=after,
-        )
+    return await sql.all(
+        StoredMessage,
+        "SELECT id, turn_id, payload FROM messages"
+        " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s"
+        " AND id > %(after)s ORDER BY id",
+        worker_id=worker_id,
+        after=after,
+    )
 
 
-async def load_tools(tenant: Tenant, turn_id: TurnId) -> list[ToolRecord]:
+async def load_tools(sql: TenantStatements, turn_id: TurnId) -> list[ToolRecord]:
     """Every tool call that this turn has started."""
-    async with tenant.statements() as sql:
-        return await sql.all(
-            ToolRecord,
-            "SELECT step, tool_call_id, tool_name, result FROM tool_calls"
-            " WHERE organization_id = %(organization_id)s AND turn_id = %(turn_id)s",
-            turn_id=turn_id,
-        )
+    return await sql.all(
+        ToolRecord,
+        "SELECT step, tool_call_id, tool_name, result FROM tool_calls"
+        " WHERE organization_id = %(organization_id)s AND turn_id = %(turn_id)s",
+        turn_id=turn_id,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +276,9 @@ class _Advanced:
 class Journal:
     """The only writer of one attempt at one turn."""
 
-    def __init__(self, database: Database, turn: ClaimedTurn, told: Story) -> None:
+    def __init__(
+        self, database: Database, turn: ClaimedTurn, told: Story, *, nano_per_credit: int
+    ) -> None:
         self.turn = turn
         self.story = told
         self.spending = turn.spending
@@ -245,11 +286,12 @@ class Journal:
         self.last_message_id = 0
         # Whether a turn waited behind this one when it ended; known once it has.
         self.others_wait = True
+        self._nano_per_credit = nano_per_credit
         self._tenant = database.tenant(turn.organization_id)
 
     async def write(self, record: Record) -> None:
         """Store a step, with all that the story told of it. Raises Superseded."""
-        spending = self.spending + record.spending
+        spending = self.spending + ledger.total(record.charges)
         entries = self.story.uncommitted()
         first = self.story.committed
         completion = _NOT_COMPLETED
@@ -259,12 +301,13 @@ class Journal:
                 completion = Completion.of(
                     turn,
                     record.ending,
+                    credits=spending.credits(self._nano_per_credit),
                     entries=self.story.entries,
                     retry=self.story.take.retry + 1,
                 )
                 # First, so that every transaction locks a worker before its turns.
                 await book(sql, turn, completion)
-            await self._advance(sql, record, first, entries, completion)
+            await self._advance(sql, record, spending, first, entries, completion)
             if record.started_tools:
                 await self._insert_tools(sql, record.started_tools)
             for tool in record.finished_tools:
@@ -287,34 +330,46 @@ class Journal:
             spending=spending,
         )
 
-    async def release(self) -> None:
-        """Give the turn back as it is; whoever claims it next goes on. Not a crash."""
+    async def release(self, *, under_way: Sequence[Reservation] = ()) -> None:
+        """Give the turn back as it is; whoever claims it next goes on. Not a crash.
+
+        What is reserved for calls that are `under_way` stays, and is booked by the next claim.
+        """
         async with self._tenant.statements() as sql:
             await sql.run(
-                "UPDATE turns SET released = true WHERE organization_id = %(organization_id)s"
+                "UPDATE turns SET released = true, reservations = %(reservations)s,"
+                " reserved_nano = %(reserved_nano)s WHERE organization_id = %(organization_id)s"
                 " AND id = %(id)s AND attempt = %(attempt)s AND status = 'running'",
                 id=self.turn.id,
                 attempt=self.turn.attempt,
+                **ledger.held(under_way),
             )
 
     async def _advance(
         self,
         sql: TenantStatements,
         record: Record,
+        spending: Spending,
         first: int,
         entries: Sequence[Entry],
         completion: "Completion",
     ) -> None:
-        """The fence, the sums, the entries and the messages in one statement. Raises Superseded.
+        """The fence, the sums, the ledger, the entries and the messages in one statement.
+
+        Raises Superseded.
 
         This is the hot path: every statement costs about as much as the work that it does.
         """
+        reservations: Sequence[Reservation] = ()
+        if record.reserve is not None and record.ending is None:
+            reservations = record.reserve(spending, None)
         advanced = await sql.first(
             _Advanced,
             "WITH fenced AS (UPDATE turns SET status = %(status)s, ended_at = %(ended_at)s,"
             " error = %(error)s, incomplete_reason = %(reason)s, retry = %(retry)s,"
             " output = %(output)s, assistant_message = %(message)s,"
-            " steps = steps + %(steps)s,"
+            " reservations = %(reservations)s, reserved_nano = %(reserved_nano)s,"
+            " credits = %(credits)s, steps = steps + %(steps)s,"
             " input_tokens = input_tokens + %(input_tokens)s,"
             " output_tokens = output_tokens + %(output_tokens)s,"
             " reasoning_tokens = reasoning_tokens + %(reasoning_tokens)s,"
@@ -326,6 +381,7 @@ class Journal:
             " internal_cost_nano = internal_cost_nano + %(internal_cost_nano)s"
             " WHERE organization_id = %(organization_id)s AND id = %(id)s"
             " AND attempt = %(attempt)s AND status = 'running' RETURNING id, cancel_requested),"
+            " booked AS (" + ledger.INSERT + "),"
             " told AS (INSERT INTO entries"
             " (organization_id, turn_id, number, attempt, retry, kind, text, data)"
             " SELECT %(organization_id)s, fenced.id, row.* FROM fenced,"
@@ -348,8 +404,11 @@ class Journal:
             texts=[entry.text for entry in entries],
             data=[Json(entry.data, dumps=workers.dump) for entry in entries],
             payloads=list(record.messages),
+            credits=spending.credits(self._nano_per_credit),
             **completion.columns(),
-            **record.spending.columns(),
+            **ledger.held(reservations),
+            **ledger.columns(record.charges),
+            **ledger.total(record.charges).columns(),
         )
         if advanced is None:
             raise Superseded(f"Turn {self.turn.id} is no longer executed by this attempt.")
@@ -399,6 +458,7 @@ class Completion:
     status: Literal["running", "completed"]
     ended_at: datetime | None = None
     duration_ms: int = 0
+    credits: int = 0
     error: dict[str, str] | None = None
     reason: IncompleteReason | None = None
     retry: int = 0
@@ -407,14 +467,20 @@ class Completion:
 
     @classmethod
     def of(
-        cls, turn: EndedTurn, ending: Ending, *, entries: Sequence[Entry], retry: int
+        cls,
+        turn: EndedTurn,
+        ending: Ending,
+        *,
+        credits: int,
+        entries: Sequence[Entry],
+        retry: int,
     ) -> "Completion":
         """A turn that ends now, with this story."""
         now = datetime.now(UTC)
         duration_ms = 0
         if turn.started_at is not None:
             duration_ms = max(0, int((now - turn.started_at).total_seconds() * 1000))
-        usage = turn.spending.usage_json(credits=turn.spending.credits, duration_ms=duration_ms)
+        usage = turn.spending.usage_json(credits=credits, duration_ms=duration_ms)
         metadata = {
             **workers.message_metadata(turn.worker_id, turn.id, turn.source, turn.created_at),
             "usage": usage,
@@ -424,6 +490,7 @@ class Completion:
             status="completed",
             ended_at=now,
             duration_ms=duration_ms,
+            credits=credits,
             error=ending.error_json(),
             reason=ending.incomplete_reason,
             retry=retry,
@@ -467,7 +534,7 @@ async def book(sql: TenantStatements, turn: EndedTurn, completion: Completion) -
         " WHERE organization_id = %(organization_id)s AND id = %(worker_id)s"
         " RETURNING pg_notify(%(channel)s, %(notice)s)",
         worker_id=turn.worker_id,
-        credits=turn.spending.credits,
+        credits=completion.credits,
         duration_ms=completion.duration_ms,
         channel=live.CHANNEL,
         notice=live.end_notice(turn.id),
@@ -477,7 +544,7 @@ async def book(sql: TenantStatements, turn: EndedTurn, completion: Completion) -
 
 async def end_waiting(sql: TenantStatements, turn: EndedTurn, ending: Ending) -> None:
     """Complete a turn that was never executed, in a transaction that holds its worker's row."""
-    completion = Completion.of(turn, ending, entries=[], retry=1)
+    completion = Completion.of(turn, ending, credits=0, entries=[], retry=1)
     await book(sql, turn, completion)
     await sql.run(
         "UPDATE turns SET status = %(status)s, ended_at = %(ended_at)s, error = %(error)s,"

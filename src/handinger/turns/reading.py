@@ -30,6 +30,7 @@ class TurnView:
     error: dict[str, str] | None
     incomplete_reason: str | None
     spending: list[int]
+    credits: int
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -54,7 +55,7 @@ class TurnView:
             "error": self.error,
             "incomplete_details": {"reason": reason} if reason else None,
             "costs": spending.costs_json(),
-            "usage": spending.usage_json(credits=spending.credits, duration_ms=duration_ms),
+            "usage": spending.usage_json(credits=self.credits, duration_ms=duration_ms),
             "createdAt": workers.iso(self.created_at),
             "startedAt": workers.iso(self.started_at) if self.started_at else None,
             "endedAt": workers.iso(self.ended_at) if self.ended_at else None,
@@ -66,7 +67,7 @@ SELECT id, worker_id, status, source, input, budget, output, error, incomplete_r
     ARRAY[steps, input_tokens, output_tokens, reasoning_tokens, cache_read_tokens,
         cache_write_tokens, model_cost_nano, tool_cost_nano, sandbox_cost_nano,
         internal_cost_nano] AS spending,
-    created_at, started_at, ended_at, attachments
+    credits, created_at, started_at, ended_at, attachments
 FROM turns
 WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s
 """

@@ -1,15 +1,16 @@
 """What every tool gets of its turn, and what a call may do besides answering."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from pydantic_ai import RunContext, ToolFailed
 
 from handinger import sources
 from handinger.agent.shell import Shell
-from handinger.budgets import Spending
+from handinger.budgets import Kind, Reservation, Spending
 from handinger.files import Change, Workspace
 from handinger.settings import Settings
 from handinger.sources import Source
@@ -19,6 +20,20 @@ from handinger.turns.taint import UntrustedText
 
 # Marks a tool that may run again when it is not known whether it finished.
 IDEMPOTENT = {"idempotent": True}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolPrice:
+    """That a tool costs money: `Tool(..., metadata={"price": ToolPrice(...)})`.
+
+    The worst case of a call is reserved before it runs. A call that does not fit is not made,
+    unless the tool makes do with less (`is_divisible`); `reserved_nano` tells it how much it got.
+    What it really cost it adds to its effects.
+    """
+
+    kind: Kind
+    most_nano: Callable[[Settings, Mapping[str, Any]], int]  # by the arguments of the call
+    is_divisible: bool = False
 
 
 @dataclass(slots=True)
@@ -51,6 +66,8 @@ class ToolContext:
     sources: dict[str, Source] | None = None
     # By the id of the call. Calls of one step have different ids.
     effects: defaultdict[str, Effects] = field(default_factory=lambda: defaultdict(Effects))
+    # By the id of the call: what is reserved for calls that have a price.
+    granted: Mapping[str, Reservation] = field(default_factory=dict[str, Reservation])
 
 
 def effects(ctx: RunContext[ToolContext]) -> Effects:
@@ -73,3 +90,9 @@ async def cite(ctx: RunContext[ToolContext], pages: Sequence[tuple[str, str | No
         source = replace(known, title=known.title or title)
         deps.sources[url] = source
         effects(ctx).sources.append(source)
+
+
+def reserved_nano(ctx: RunContext[ToolContext]) -> int | None:
+    """What the call that is running may cost at most, in nano-dollars; None if it has no price."""
+    held = ctx.deps.granted.get(ctx.tool_call_id or "")
+    return None if held is None else held.cost_nano

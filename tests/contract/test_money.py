@@ -1,0 +1,124 @@
+"""Costs over HTTP: exact, capped, and the same in every answer (1.1, 1.3)."""
+
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from tests.contract.conftest import Connect, StartServer
+from tests.contract.wire import worker_in
+from tests.contract.world import Api, Scripts
+from tests.support.ledger import CHECKS
+from tests.support.model_server import HangUpAfterChunks, HttpError, Stall, Step, ToolCall, Usage
+
+LIST = ToolCall("list_files", {})
+PRICES = '{"*": {"input": 3, "output": 15, "cacheRead": 0.3}}'
+NANO = 10**9
+
+
+@pytest.fixture(scope="module")
+def paid_api(new_server: StartServer, connect: Connect) -> Api:
+    """Of a server whose model has a price."""
+    server = new_server(
+        "paid",
+        {
+            "HANDINGER_PRICES": PRICES,
+            "HANDINGER_BUDGETS": '{"standard": {"modelCalls": null}, "low": {"usd": 0.1}}',
+        },
+    )
+    return connect(server, server.key)
+
+
+def _usage(prompt: int, answer: int, *, cached: int = 0, reasoning: int = 0) -> Usage:
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=answer,
+        cached_tokens=cached,
+        reasoning_tokens=reasoning,
+    )
+
+
+def test_costs_are_exact_and_the_same_everywhere(paid_api: Api, scripts: Scripts):
+    instruction = scripts(
+        Step(text="Looking.", tool_calls=[LIST], usage=_usage(1001, 7)),
+        Step(text="Done.", usage=_usage(1203, 211, cached=1001, reasoning=100)),
+    )
+    worker = worker_in(paid_api.create(instruction))
+    expected_nano = 1001 * 3000 + 7 * 15_000 + 202 * 3000 + 1001 * 300 + 211 * 15_000
+    assert round(worker["costs"]["modelCostUsd"] * NANO) == expected_nano
+    assert worker["usage"]["costUsd"] == worker["costs"]["modelCostUsd"]
+    assert worker["usage"]["credits"] == 1
+    assert worker["usage"]["reasoningTokens"] == 100
+    assert worker["usage"]["cacheReadTokens"] == 1001
+    (turn,) = paid_api.turns(worker["id"])
+    assert turn["costs"] == worker["costs"]
+    assert turn["usage"] == worker["usage"]
+    assert worker["messages"][1]["metadata"]["costs"] == worker["costs"]
+
+    again = worker_in(paid_api.go_on(worker["id"], scripts(Step(text="x", usage=_usage(10, 10)))))
+    assert round(again["usage"]["costUsd"] * NANO) == expected_nano + 180_000
+    # Rounded up for each turn.
+    assert again["usage"]["credits"] == 2
+
+
+@pytest.mark.parametrize("budget", ["low", "standard"])
+def test_an_endless_loop_stops_before_its_cap_and_answers(
+    paid_api: Api, scripts: Scripts, budget: str
+):
+    step = Step(text="again", tool_calls=[LIST], usage=_usage(6000, 20))
+    instruction = scripts(
+        step,
+        after_last="repeat",
+        when_tool_choice_none=Step(text="This is what I have.", usage=_usage(6000, 20)),
+    )
+    worker = worker_in(paid_api.create(instruction, budget=budget))
+    assert worker["incomplete_details"] == {"reason": "budget_exhausted"}
+    assert worker["error"] is None
+    assert worker["output_text"].endswith("This is what I have.")
+    assert worker["usage"]["costUsd"] <= {"low": 0.1, "standard": 0.5}[budget]
+    requests = instruction.requests
+    assert requests[-1].tool_choice == "none"
+    assert requests[-1].tool_names == requests[0].tool_names
+    limits = [(request.body or {}).get("max_completion_tokens") for request in requests]
+    assert all(isinstance(limit, int) and limit > 0 for limit in limits)
+
+
+def test_a_failed_call_that_was_refused_costs_nothing(paid_api: Api, scripts: Scripts):
+    instruction = scripts(
+        Step(text="Done.", attempts=[HttpError(429), HttpError(500)], usage=_usage(100, 10))
+    )
+    worker = worker_in(paid_api.create(instruction))
+    assert round(worker["usage"]["costUsd"] * NANO) == 100 * 3000 + 10 * 15_000
+    assert worker["usage"]["steps"] == 1
+
+
+def test_a_call_that_broke_off_is_paid_in_full_and_once(paid_api: Api, scripts: Scripts):
+    """Nobody knows what it used, so its worst case is booked; then it is made again."""
+    step = Step(
+        text="Done.", attempts=[HangUpAfterChunks(1)], usage=_usage(100, 10), chunks=3, paced=True
+    )
+    worker = worker_in(paid_api.create(scripts(step)))
+    assert worker["output_text"].startswith("Done.")
+    settled_usd = (100 * 3000 + 10 * 15_000) / NANO
+    assert settled_usd < worker["usage"]["costUsd"] <= 0.5
+    assert worker["usage"]["steps"] == 1
+
+
+def test_a_call_that_is_cancelled_is_paid_in_full(paid_api: Api, scripts: Scripts):
+    instruction = scripts(Step(fail_always=Stall()))
+    worker_id = paid_api.start(instruction)["id"]
+    instruction.wait_for(1)
+    paid_api.client.post(f"/api/workers/{worker_id}/cancel")
+    worker = paid_api.wait_until_idle(worker_id)
+    assert worker["incomplete_details"] == {"reason": "cancelled"}
+    assert 0 < worker["usage"]["costUsd"] <= 0.5
+
+
+def test_all_sums_agree_with_the_ledger(paid_api: Api, scripts: Scripts, postgres_url: str):
+    """Of everything that the tests here have done."""
+    worker_in(paid_api.create(scripts(Step(text="x", usage=_usage(10, 10)))))
+    url = urlsplit(postgres_url)._replace(path="/paid").geturl()
+    with psycopg.connect(url, autocommit=True) as mine:
+        assert mine.execute("SELECT 1 FROM ledger WHERE cost_nano = 180000").fetchone()
+        for what, query in CHECKS.items():
+            assert mine.execute(query.encode()).fetchall() == [], what
