@@ -47,7 +47,7 @@ Source = Literal["HANDINGER_PRICES", "local", "genai-prices"]
 
 
 @dataclass(frozen=True, slots=True)
-class WorstCase:
+class HighestPrice:
     """The highest price that each token of one call may have, in nano-dollars."""
 
     input_nano: Decimal
@@ -101,7 +101,7 @@ class Price:
         """The price list of one moment; `context` is what the provider said of the call."""
         return self._info.get_prices(moment, context)
 
-    def worst_case(self, input_tokens: int, *, now: datetime | None = None) -> WorstCase:
+    def worst_case(self, input_tokens: int, *, now: datetime | None = None) -> HighestPrice:
         """What a token may cost at most in a call with up to so many input tokens.
 
         No discount is assumed, neither that of a cache nor that of a size or of an hour.
@@ -116,7 +116,7 @@ class Price:
             per_thousand = getattr(prices, "requests_kcount", None) or Decimal(0)
             request = max(request, _reachable(per_thousand, input_tokens) / 1000)
         million = Decimal(1_000_000)
-        return WorstCase(
+        return HighestPrice(
             input_nano=highest["input"] * NANO / million,
             output_nano=highest["output"] * NANO / million,
             request_nano=request * NANO,

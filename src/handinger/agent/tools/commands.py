@@ -2,8 +2,9 @@
 
 import functools
 import hashlib
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -12,10 +13,17 @@ from pydantic_ai import RunContext, Tool, ToolFailed
 
 from handinger import files
 from handinger.agent.shell import Ran, Shell
-from handinger.agent.tools.context import Effects, ToolContext, effects
+from handinger.agent.tools.context import (
+    Effects,
+    ToolContext,
+    ToolPrice,
+    effects,
+    reserved_nano,
+)
 from handinger.budgets import Spending
 from handinger.files import Change, FileError
 from handinger.sandbox.process import Execution, SandboxError
+from handinger.settings import Settings
 
 # So much of a stream is shown to the model; the whole is in a file then.
 _MAX_CHARACTERS = 20_000
@@ -26,6 +34,10 @@ _MAX_LISTED = 50
 _MAX_COMMAND_BYTES = 128 * 1024 - 1
 # So much of a turn's time for tools is kept to store what the command did.
 _MARGIN_S = 3.0
+
+# So long it may take to stop a command that is late; a shorter time than the other is of no use.
+_STOPPING_S = 5.0
+_LEAST_PAID_S = 1.0
 
 _STOPPED = {
     "timeout": "It did not end within {timeout:g} s and was stopped. Give it more time with "
@@ -56,7 +68,7 @@ async def run_command(
         raise ToolFailed("A command is needed, without NUL characters.")
     if len(command.encode(errors="replace")) > _MAX_COMMAND_BYTES:
         raise ToolFailed("The command is too long; write it to a file, and run that.")
-    timeout_s = _timeout_s(ctx.deps, timeout_seconds)
+    timeout_s = _timeout_s(ctx, timeout_seconds)
     try:
         await shell.prepare()
         ran = await _run_metered(ctx, shell, command, timeout_s)
@@ -77,13 +89,30 @@ def _shell(ctx: RunContext[ToolContext]) -> Shell:
     return shell
 
 
-def _timeout_s(deps: ToolContext, wanted_s: float) -> float:
-    """What the command may take: as asked, within the server's limit and the turn's time."""
+def _timeout_s(ctx: RunContext[ToolContext], wanted_s: float) -> float:
+    """What the command may take: as asked, within the server's limit, the turn's time and money."""
+    deps = ctx.deps
     allowed_s = min(wanted_s, deps.settings.sandbox_timeout_s)
     if deps.tools_end_at is not None:
         left_s = (deps.tools_end_at - datetime.now(UTC)).total_seconds()
         allowed_s = min(allowed_s, max(1.0, left_s - _MARGIN_S))
+    reserved = reserved_nano(ctx)
+    if reserved is not None:
+        # The clock runs on a little until a command that is late has stopped.
+        paid_s = reserved / (deps.settings.sandbox_usd_per_second * 1e9) - _STOPPING_S
+        if paid_s < _LEAST_PAID_S:
+            raise ToolFailed("The budget of this turn has no money left for a command.")
+        allowed_s = min(allowed_s, paid_s)
     return allowed_s
+
+
+def _most_nano(settings: Settings, arguments: Mapping[str, Any]) -> int:
+    """What a command may cost: all the time that it may take, and that of stopping it."""
+    asked = arguments.get("timeout_seconds", 60)
+    # What is no number is refused before it runs.
+    is_number = isinstance(asked, int | float) and 0 < asked < settings.sandbox_timeout_s
+    seconds = (asked if is_number else settings.sandbox_timeout_s) + _STOPPING_S
+    return math.ceil(seconds * settings.sandbox_usd_per_second * 1e9)
 
 
 async def _run_metered(
@@ -181,4 +210,5 @@ def tools() -> list[Tool[ToolContext]]:
 
     One at a time: each works on the files that the one before it left.
     """
-    return [Tool(run_command, sequential=True)]
+    price = ToolPrice("sandbox", _most_nano, is_divisible=True)
+    return [Tool(run_command, sequential=True, metadata={"price": price})]
