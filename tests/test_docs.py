@@ -184,7 +184,7 @@ def _parameter(name: str, schema: dict[str, object]) -> str:
 
 @pytest.mark.parametrize(("tool", "parameters"), list(_tools()))
 def test_every_tool_is_described_with_its_parameters(tool: str, parameters: list[str]):
-    assert _row("docs/tools.md", f"`{tool}`")[1] == ", ".join(parameters)
+    assert _row("docs/tools.md", f"`{tool}`")[1] == (", ".join(parameters) or "-")
 
 
 def _commands(app: App = command_line, above: str = "handinger") -> Iterator[str]:

@@ -9,7 +9,8 @@ HandingerServerError
     ├── Unauthorized          401
     ├── NotFound              404
     ├── Conflict              409
-    │   └── WorkerBusy
+    │   ├── WorkerBusy
+    │   └── TooManySchedules
     ├── BodyTooLarge          413
     ├── UnsupportedMediaType  415
     ├── InvalidInput          422
@@ -100,6 +101,12 @@ class WorkerBusy(Conflict):
     """As many turns wait for this worker as may."""
 
     default_code = "worker_busy"
+
+
+class TooManySchedules(Conflict):
+    """A worker has as many schedules as it may."""
+
+    default_code = "too_many_schedules"
 
 
 class BodyTooLarge(RequestError):

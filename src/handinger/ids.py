@@ -10,6 +10,7 @@ KeyId = NewType("KeyId", str)
 WorkerId = NewType("WorkerId", str)
 TaskId = NewType("TaskId", str)
 TurnId = NewType("TurnId", str)
+ScheduleId = NewType("ScheduleId", str)
 
 _TAIL = re.compile(r"[0-9a-f]{32}")
 

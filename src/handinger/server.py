@@ -23,6 +23,7 @@ from handinger.api import description
 from handinger.api import errors as api_errors
 from handinger.api import files as file_routes
 from handinger.api import health as health_routes
+from handinger.api import schedules as schedule_routes
 from handinger.api import turns as turn_routes
 from handinger.api import workers as worker_routes
 from handinger.api.deps import RateLimiter, Services
@@ -31,6 +32,7 @@ from handinger.engine import Engine
 from handinger.errors import ConfigurationError
 from handinger.live import Hub
 from handinger.sandbox.survey import open_sandboxes
+from handinger.schedules.firing import Alarm
 from handinger.settings import Settings
 from handinger.storage.blobs import open_blobs
 from handinger.storage.database import Database, open_database
@@ -105,7 +107,7 @@ async def _serve(settings: Settings) -> None:
         housekeeping = Housekeeping(database, max_queued_turns=settings.max_queued_turns)
         engine = Engine(
             database=database,
-            handlers=jobs.handlers(runner),
+            handlers=jobs.handlers(runner, Alarm(database, settings)),
             concurrency=settings.max_concurrent_turns,
             sweep=housekeeping.sweep,
             stopping=stopping,
@@ -166,6 +168,7 @@ def describe_app() -> FastAPI:
     for router in (
         worker_routes.router,
         turn_routes.router,
+        schedule_routes.router,
         file_routes.router,
         health_routes.router,
     ):

@@ -126,6 +126,9 @@ class Settings(BaseSettings):
     max_waiting_turns_per_worker: Annotated[int, Field(ge=1)] = 20
     max_queued_turns: Annotated[int, Field(ge=1)] = 10_000
     max_attempts: Annotated[int, Field(ge=1)] = 5
+    max_schedules_per_worker: Annotated[int, Field(ge=0)] = 100
+    max_agent_schedules_per_worker: Annotated[int, Field(ge=0)] = 20
+    min_agent_interval_s: Annotated[int, Field(ge=1)] = 60
     max_json_bytes: Annotated[int, Field(ge=1024)] = 32 * MIB
     max_multipart_bytes: Annotated[int, Field(ge=1024)] = 256 * MIB
     max_attachments: Annotated[int, Field(ge=1, le=1000)] = 100

@@ -34,6 +34,21 @@ def once(date: str) -> dict[str, str | int]:
             cron("0 8 * * *", timezone="Europe/Berlin"),
             "do it",
         ),
+        (
+            "every Monday at 9 in Madrid do it",
+            cron("0 9 * * 1", timezone="Europe/Madrid"),
+            "do it",
+        ),
+        (
+            "at 9:30 in New York every day do it",
+            cron("30 9 * * *", timezone="America/New_York"),
+            "do it",
+        ),
+        ("do it daily at 7 am in Tokyo time", cron("0 7 * * *", timezone="Asia/Tokyo"), "do it"),
+        # Here the town is what it is about.
+        ("every day at 8 list hotels in Rome", cron("0 8 * * *"), "list hotels in Rome"),
+        ("every day at 8 in brief do it", cron("0 8 * * *"), "in brief do it"),
+        ("tomorrow at 8 in Berlin do it", once("2027-03-04T07:00:00Z"), "do it"),
         ("do it with cron `*/5 * * * mon-fri`", cron("*/5 * * * mon-fri"), "do it"),
         ("every 15 minutes do it", {"type": "interval", "intervalSeconds": 900}, "do it"),
         ("hourly do it", {"type": "interval", "intervalSeconds": 3600}, "do it"),

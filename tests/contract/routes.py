@@ -12,6 +12,10 @@ from handinger.server import describe_app
 
 # Routes under /api without a worker's id. What they tell is tested to be the caller's own.
 COLLECTIONS = {("GET", "/api/workers"), ("POST", "/api/workers")}
+# What a route needs besides an input.
+BODIES = {
+    "createSchedule": {"input": "x", "when": {"type": "delayed", "delayInSeconds": 86_400}},
+}
 # These need no key.
 OPEN = {("GET", "/healthz"), ("GET", "/readyz")}
 
@@ -38,7 +42,8 @@ def routes() -> list[Route]:
     found: list[Route] = []
     for path, methods in describe_app().openapi()["paths"].items():
         for method, operation in methods.items():
-            body = {"input": "x"} if "requestBody" in operation else None
+            body = BODIES.get(operation["operationId"], {"input": "x"})
+            body = body if "requestBody" in operation else None
             found.append(Route(method.upper(), path, body))
     files = "/api/workers/{workerId}/files/{filePath}"
     return [*found, Route("HEAD", files, None)]

@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from handinger.api.models import WorkerCancel, WorkerContinue, WorkerCreate
+from handinger.api.models import (
+    ScheduleChange,
+    ScheduleCreate,
+    WorkerCancel,
+    WorkerContinue,
+    WorkerCreate,
+)
 from handinger.server import describe_app
 
 COMMITTED = Path(__file__).parents[2] / "openapi.json"
@@ -57,7 +63,9 @@ def test_every_reference_leads_somewhere(document: dict) -> None:
     assert names <= set(document["components"]["schemas"])
 
 
-@pytest.mark.parametrize("model", [WorkerCreate, WorkerContinue, WorkerCancel])
+@pytest.mark.parametrize(
+    "model", [WorkerCreate, WorkerContinue, WorkerCancel, ScheduleCreate, ScheduleChange]
+)
 def test_every_body_has_an_example_that_is_valid(model: type, document: dict) -> None:
     examples = document["components"]["schemas"][model.__name__]["examples"]
     assert examples

@@ -13,6 +13,7 @@ from tests.support.model_server import Step, ToolCall
 
 NO_WORKER = "wrk_" + "0" * 32
 NO_TURN = "trn_" + "0" * 32
+NO_SCHEDULE = "sch_" + "0" * 32
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,26 @@ class Foreign:
     owner: Api
     worker_id: str
     turn_id: str
+    schedule_id: str
     second: Scripted
 
     @property
     def values(self) -> dict[str, str]:
         """Where its parts are; a new path parameter needs one of these."""
-        return {"workerId": self.worker_id, "turnId": self.turn_id, "filePath": "secret.txt"}
+        return {
+            "workerId": self.worker_id,
+            "turnId": self.turn_id,
+            "scheduleId": self.schedule_id,
+            "filePath": "secret.txt",
+        }
 
 
-NOTHING = {"workerId": NO_WORKER, "turnId": NO_TURN, "filePath": "nothing.txt"}
+NOTHING = {
+    "workerId": NO_WORKER,
+    "turnId": NO_TURN,
+    "scheduleId": NO_SCHEDULE,
+    "filePath": "nothing.txt",
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +54,11 @@ def foreign(api: Api, scripts: Scripts) -> Iterator[Foreign]:
     second.wait_for(1)
     api.queue(worker["id"], second)
     turn_id = api.turns(worker["id"])[0]["id"]
-    yield Foreign(api, worker["id"], turn_id, second)
+    when = {"type": "delayed", "delayInSeconds": 86_400}
+    schedule = api.client.post(
+        f"/api/workers/{worker['id']}/schedules", json={"input": "secret", "when": when}
+    ).json()
+    yield Foreign(api, worker["id"], turn_id, schedule["id"], second)
     second.open()
     api.wait_until_idle(worker["id"])
 
@@ -81,6 +97,17 @@ def test_a_foreign_worker_is_not_found_with_the_words_for_one_that_never_was(
     "route", [route for route in worker_routes() if "{turnId}" in route.path], ids=str
 )
 def test_a_foreign_turn_is_not_found_at_an_own_worker(
+    other: Api, foreign: Foreign, scripts: Scripts, route: Route
+):
+    own = worker_in(other.create(scripts(Step(text="x"))))
+    values = {**foreign.values, "workerId": own["id"]}
+    error_in(_send(other, route, values), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "route", [route for route in worker_routes() if "{scheduleId}" in route.path], ids=str
+)
+def test_a_foreign_schedule_is_not_found_at_an_own_worker(
     other: Api, foreign: Foreign, scripts: Scripts, route: Route
 ):
     own = worker_in(other.create(scripts(Step(text="x"))))
@@ -150,7 +177,8 @@ def _everything(foreign: Foreign) -> list[Json]:
     turns = turns_in(foreign.owner.client.get(f"/api/workers/{foreign.worker_id}/turns"))["turns"]
     file = foreign.owner.client.get(f"/api/workers/{foreign.worker_id}/files/secret.txt")
     assert file.text == "secret"
-    return [worker, *turns]
+    schedule = f"/api/workers/{foreign.worker_id}/schedules/{foreign.schedule_id}"
+    return [worker, *turns, foreign.owner.client.get(schedule).json()]
 
 
 def _all_workers(api: Api) -> list[Json]:

@@ -44,6 +44,8 @@ def instructions(
             "who instructed you, except under scratchpad/ and inbox/ and hidden ones; "
             "publish_file publishes those too. Mention the files you made in your answer.",
             *((_COMMANDS,) if with_commands else ()),
+            "With schedule you give yourself an instruction for later, or again and again; its "
+            "turn starts at that time, in this conversation.",
             "A tool that fails says why. Act on that: correct the call, take another way, or say "
             "that it cannot be done. Never claim to have done what no tool did.",
             _limits(allowance),

@@ -14,7 +14,7 @@ from handinger.agent.hooks import Hooks, StepContext
 from handinger.agent.loop import TurnRun
 from handinger.agent.metering import Metering
 from handinger.agent.opening import Opening
-from handinger.agent.tools import commands, workspace
+from handinger.agent.tools import commands, schedules, workspace
 from handinger.agent.tools.context import ToolContext
 from handinger.errors import Superseded
 from handinger.ids import TurnId, WorkerId
@@ -112,7 +112,11 @@ class Runner:
 
 def all_tools(*, with_commands: bool) -> list[Tool[ToolContext]]:
     """Every tool of the agent."""
-    return [*workspace.tools(), *(commands.tools() if with_commands else ())]
+    return [
+        *workspace.tools(),
+        *schedules.tools(),
+        *(commands.tools() if with_commands else ()),
+    ]
 
 
 def make_metering(model: Model, settings: Settings, *, with_commands: bool) -> Metering:

@@ -24,9 +24,11 @@ from handinger.errors import (
     RateLimited,
     UnsupportedMediaType,
 )
-from handinger.ids import TurnId, WorkerId
+from handinger.ids import ScheduleId, TurnId, WorkerId
 from handinger.keys import Caller
 from handinger.live import Hub
+from handinger.schedules import records as schedules
+from handinger.schedules.clock import Clock, database_clock
 from handinger.settings import RateLimit, Settings
 from handinger.storage.blobs import Blobs
 from handinger.storage.database import Database
@@ -76,6 +78,7 @@ class Services:
     engine_runs: Callable[[], bool]
     queue_is_full: Callable[[], bool]
     rate_limiter: RateLimiter | None
+    clock: Clock = database_clock
     # Set when the server shuts down: no new work, and open answers end.
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -112,8 +115,16 @@ def turn_id(turnId: str) -> TurnId:  # The wire's name.
     return TurnId(turnId)
 
 
+def schedule_id(scheduleId: str) -> ScheduleId:  # The wire's name.
+    """The path's schedule id. Raises NotFound for what can be none."""
+    if not ids.is_valid("sch", scheduleId):
+        raise schedules.not_found(scheduleId)
+    return ScheduleId(scheduleId)
+
+
 WorkerIdDep = Annotated[WorkerId, Depends(worker_id)]
 TurnIdDep = Annotated[TurnId, Depends(turn_id)]
+ScheduleIdDep = Annotated[ScheduleId, Depends(schedule_id)]
 
 
 async def body_stream(request: Request, limit: int, *, variable: str) -> AsyncGenerator[bytes]:
@@ -179,12 +190,19 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _invalid(error: ValidationError) -> InvalidInput:
     details = tuple(
-        Detail(path=item["loc"], message=item["msg"].removeprefix("Value error, "))
+        Detail(path=_path(item["loc"]), message=item["msg"].removeprefix("Value error, "))
         for item in error.errors(include_url=False, include_input=False, include_context=False)
     )
     first = details[0]
     where = ".".join(str(part) for part in first.path) or "body"
     return InvalidInput(f"The value of {where} is not valid: {first.message}.", details=details)
+
+
+def _path(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Where the value stands in the request: without the type that was chosen for a `when`."""
+    if location[:1] == ("when",) and len(location) > 2:
+        return (location[0], *location[2:])
+    return location
 
 
 def request_identity(request: Request, caller: Caller, sent: dict[str, Any]) -> RequestIdentity:

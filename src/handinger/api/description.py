@@ -5,9 +5,15 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from handinger.api.models import WorkerCancel, WorkerContinue, WorkerCreate
+from handinger.api.models import (
+    ScheduleChange,
+    ScheduleCreate,
+    WorkerCancel,
+    WorkerContinue,
+    WorkerCreate,
+)
 
-_BODIES = (WorkerCreate, WorkerContinue, WorkerCancel)
+_BODIES = (WorkerCreate, WorkerContinue, WorkerCancel, ScheduleCreate, ScheduleChange)
 _BODIES_WITH_FILES = ("WorkerCreate", "WorkerContinue")
 _REFERENCE = "#/components/schemas/{model}"
 

@@ -4,15 +4,25 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictBool,
+    field_validator,
+)
 
+from handinger.schedules.when import When
 from handinger.settings import BudgetName
+from handinger.turns.accept import require_storable, trimmed_input
 
-MAX_INPUT_CHARACTERS = 100_000
 MAX_METADATA_DEPTH = 32
 
 Input = Annotated[
     str,
+    AfterValidator(trimmed_input),
     Field(
         description="The instruction; 1 to 100,000 characters after trimming.",
         examples=["What is 12.5% of 240? Write the result to result.txt."],
@@ -59,17 +69,6 @@ class WorkerContinue(BaseModel):
         Field(description="Put into `inbox/` of the workspace before the turn starts."),
     ] = Field(default_factory=list[FileInput])
 
-    @field_validator("input", mode="after")
-    @classmethod
-    def _trim(cls, value: str) -> str:
-        text = value.strip()
-        if not text:
-            raise ValueError("must not be empty")
-        if len(text) > MAX_INPUT_CHARACTERS:
-            raise ValueError(f"has {len(text)} characters; {MAX_INPUT_CHARACTERS} may be sent")
-        _require_storable_text(text)
-        return text
-
 
 class WorkerCreate(WorkerContinue):
     """A new worker's first instruction."""
@@ -101,7 +100,7 @@ class WorkerCreate(WorkerContinue):
             if isinstance(leaf, float) and not math.isfinite(leaf):
                 raise ValueError("has a number that is too large")
             if isinstance(leaf, str):
-                _require_storable_text(leaf)
+                require_storable(leaf)
         return value
 
 
@@ -123,15 +122,6 @@ def _leaves(root: JsonValue) -> Iterator[tuple[JsonValue, int]]:
             yield value, depth
 
 
-def _require_storable_text(text: str) -> None:
-    if "\0" in text:
-        raise ValueError("must not contain NUL characters")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("must not contain lone surrogates") from error
-
-
 class WorkerCancel(BaseModel):
     """Which turns to stop."""
 
@@ -139,6 +129,42 @@ class WorkerCancel(BaseModel):
 
     turnId: Annotated[  # The wire's name.
         str | None, Field(description="Stop only this turn; without it, all that run or wait.")
+    ] = None
+
+
+class ScheduleCreate(BaseModel):
+    """When a worker gets which instruction by itself."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "examples": [
+                {
+                    "input": "Summarise what is new.",
+                    "when": {"type": "cron", "cron": "0 9 * * MON", "timezone": "Europe/Madrid"},
+                }
+            ]
+        },
+    )
+
+    input: Input
+    when: Annotated[When, Field(description="One of four types, by `type`.")]
+    budget: Budget = "standard"
+
+
+class ScheduleChange(BaseModel):
+    """What is to become of a schedule; what is left out stays."""
+
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"paused": True}]})
+
+    input: Annotated[Input | None, Field(description="The instruction of its next turns.")] = None
+    when: Annotated[
+        When | None, Field(description="Counts anew from now, also if it is the same.")
+    ] = None
+    budget: Annotated[BudgetName | None, Field(description="The caps of its next turns.")] = None
+    paused: Annotated[
+        StrictBool | None,
+        Field(description="While it is, nothing fires, and `nextRunAt` is when it would."),
     ] = None
 
 
@@ -316,6 +342,109 @@ class TurnPage(BaseModel):
 
     turns: Annotated[list[Turn], Field(description="A page of them.")]
     nextCursor: Annotated[str | None, Field(description="Pass it as `cursor`.")]
+
+
+class _Schedule(BaseModel):
+    id: Annotated[str, Field(description="Opaque.", examples=["sch_0198c2f4a3b27d10a1b2c3d4"])]
+    input: Annotated[str, Field(description="The instruction of each of its turns.")]
+    budget: Annotated[BudgetName, Field(description="The caps of each of its turns.")]
+    nextRunAt: Annotated[str, Field(description="ISO 8601, UTC.")]
+    paused: Annotated[bool, Field(description="Whether it fires nothing for now.")]
+
+
+class ScheduledWorkerSchedule(_Schedule):
+    """Fires once, at a moment."""
+
+    type: Annotated[Literal["scheduled"], Field(description="Its type.")]
+
+
+class DelayedWorkerSchedule(_Schedule):
+    """Fires once, after a delay."""
+
+    type: Annotated[Literal["delayed"], Field(description="Its type.")]
+    delayInSeconds: Annotated[int, Field(description="Counted from its creation.")]
+
+
+class CronWorkerSchedule(_Schedule):
+    """Fires again and again, by a cron expression."""
+
+    type: Annotated[Literal["cron"], Field(description="Its type.")]
+    cron: Annotated[str, Field(description="As it was given.")]
+    timezone: Annotated[str, Field(description="IANA name.")]
+
+
+class IntervalWorkerSchedule(_Schedule):
+    """Fires again and again, so many seconds apart."""
+
+    type: Annotated[Literal["interval"], Field(description="Its type.")]
+    intervalSeconds: Annotated[int, Field(description="Counted from its creation.")]
+
+
+WorkerSchedule = Annotated[
+    ScheduledWorkerSchedule | DelayedWorkerSchedule | CronWorkerSchedule | IntervalWorkerSchedule,
+    Field(discriminator="type"),
+]
+
+
+class ScheduleList(BaseModel):
+    """The schedules of a worker that have something to do yet, soonest first."""
+
+    schedules: Annotated[list[WorkerSchedule], Field(description="All of them.")]
+    workerId: Annotated[str, Field(description="Whose they are.")]
+
+
+class SkippedFiring(BaseModel):
+    """Why no turn came of a time at which a schedule was due."""
+
+    reason: Annotated[
+        Literal["missed", "paused", "previous_turn_unfinished", "queue_full"],
+        Field(description="For programs."),
+    ]
+    message: Annotated[str, Field(description="For people.")]
+    times: Annotated[
+        int, Field(ge=1, description="How many times in a row, of which `dueAt` is the first.")
+    ]
+
+
+class Firing(BaseModel):
+    """What came of a time at which a schedule was due."""
+
+    dueAt: Annotated[str, Field(description="ISO 8601, UTC.")]
+    firedAt: Annotated[str, Field(description="ISO 8601, UTC: when the server came to it.")]
+    turnId: Annotated[str | None, Field(description="The turn that it started.")]
+    skipped: Annotated[SkippedFiring | None, Field(description="Why it started none.")]
+
+
+class ScheduleDetails(BaseModel):
+    """A schedule, what came of it, and what will."""
+
+    id: Annotated[str, Field(description="Opaque.")]
+    type: Annotated[
+        Literal["scheduled", "delayed", "cron", "interval"],
+        Field(description="Decides which of the next four there are."),
+    ]
+    delayInSeconds: Annotated[int | None, Field(description="Counted from its creation.")] = None
+    cron: Annotated[str | None, Field(description="As it was given.")] = None
+    timezone: Annotated[str | None, Field(description="IANA name.")] = None
+    intervalSeconds: Annotated[int | None, Field(description="Counted from its creation.")] = None
+    input: Annotated[str, Field(description="The instruction of each of its turns.")]
+    budget: Annotated[BudgetName, Field(description="The caps of each of its turns.")]
+    nextRunAt: Annotated[
+        str | None, Field(description="ISO 8601, UTC; null once it has fired for good.")
+    ]
+    paused: Annotated[bool, Field(description="Whether it fires nothing for now.")]
+    createdAt: Annotated[str, Field(description="ISO 8601, UTC.")]
+    createdBy: Annotated[
+        Literal["api", "agent"], Field(description="A caller, or the worker's own agent.")
+    ]
+    firings: Annotated[list[Firing], Field(description="The last 50, newest first.")]
+    nextRuns: Annotated[list[str], Field(description="The next 10 times, ISO 8601, UTC.")]
+
+
+class ScheduleCancelled(BaseModel):
+    """It does not fire again."""
+
+    cancelled: Annotated[Literal[True], Field(description="Always true.")]
 
 
 class Deleted(BaseModel):

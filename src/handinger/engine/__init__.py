@@ -6,7 +6,16 @@ from handinger.engine.queue import (
     Handler,
     drop_waiting,
     enqueue,
+    enqueue_all,
     new_job,
 )
 
-__all__ = ["ENQUEUE_NEW", "Engine", "Handler", "drop_waiting", "enqueue", "new_job"]
+__all__ = [
+    "ENQUEUE_NEW",
+    "Engine",
+    "Handler",
+    "drop_waiting",
+    "enqueue",
+    "enqueue_all",
+    "new_job",
+]

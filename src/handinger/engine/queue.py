@@ -7,7 +7,7 @@ once too often does no harm. That is why a stalled job is simply replaced by a f
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import LiteralString
@@ -68,17 +68,43 @@ async def enqueue(
                 [at, found[0]],
             )
         return
-    waiting = Job(
+    await _defer(connection, [_job(job, lock=lock, at=at, failures=failures)])
+
+
+async def enqueue_all(connection: Connection, job: str, *, locks: Sequence[str]) -> None:
+    """As `enqueue`, for now and for many locks, which all callers give in the same order."""
+    await connection.execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended(lock, 0)) FROM unnest(%s::text[]) lock",
+        [list(locks)],
+    )
+    cursor = await connection.execute(
+        "WITH waiting AS (SELECT id, queueing_lock, scheduled_at FROM procrastinate_jobs"
+        " WHERE queueing_lock = ANY(%(locks)s) AND status = 'todo'), forward AS"
+        " (UPDATE procrastinate_jobs j SET scheduled_at = NULL FROM waiting"
+        " WHERE j.id = waiting.id AND waiting.scheduled_at > now() AND j.status = 'todo')"
+        " SELECT queueing_lock FROM waiting",
+        {"locks": list(locks)},
+    )
+    waiting = {row[0] for row in await cursor.fetchall()}
+    if missing := [lock for lock in locks if lock not in waiting]:
+        await _defer(connection, [_job(job, lock=lock) for lock in missing])
+
+
+def _job(name: str, *, lock: str, at: datetime | None = None, failures: int = 0) -> Job:
+    return Job(
         id=None,
         queue=QUEUE,
         lock=lock,
         queueing_lock=lock,
-        task_name=job,
+        task_name=name,
         task_kwargs={"lock": lock, "failures": failures},
         scheduled_at=at,
     )
+
+
+async def _defer(connection: Connection, jobs: list[Job]) -> None:
     try:
-        await _jobs.defer_job_async(waiting, connection=connection)
+        await _jobs.batch_defer_jobs_async(jobs, connection=connection)
     except exceptions.ConnectorException as error:
         # The caller's transaction failed; it knows the driver's errors, not the queue's.
         raise error.__cause__ or error from error

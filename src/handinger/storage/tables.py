@@ -298,6 +298,52 @@ ledger = Table(
     Index(None, "worker_id"),
 )
 
+# When a turn starts by itself. Its times are those of the database's clock.
+schedules = Table(
+    "schedules",
+    metadata,
+    _id(),
+    _organization(),
+    _worker(),
+    Column("created_by", Text, nullable=False),  # api, agent
+    Column("status", Text, nullable=False),  # active, paused, finished, cancelled
+    Column("input", Text, nullable=False),
+    Column("budget", Text, nullable=False),
+    # The wire's `when`.
+    Column("timing", JSON, nullable=False),
+    # From when its intervals count.
+    Column("anchored_at", DateTime(timezone=True), nullable=False),
+    # The time that it fires for next; of a finished one, that it fired for.
+    Column("next_run_at", DateTime(timezone=True), nullable=False),
+    # When the alarm looks at it: at next_run_at, or later if it waits for room in its worker's
+    # queue. Null: never.
+    Column("wake_at", DateTime(timezone=True)),
+    Column("last_turn_id", Text),
+    # How often it fired or skipped; numbers its firings.
+    Column("firings", Integer, nullable=False, server_default=text("0")),
+    _created_at(),
+    # When it became finished or cancelled.
+    Column("ended_at", DateTime(timezone=True)),
+    Index("schedules_wake_at_idx", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
+    Index(None, "worker_id"),
+)
+
+# The last firings of each schedule, those that were skipped too.
+firings = Table(
+    "firings",
+    metadata,
+    Column("schedule_id", Text, ForeignKey("schedules.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    _organization(),
+    Column("due_at", DateTime(timezone=True), nullable=False),
+    Column("fired_at", DateTime(timezone=True), nullable=False),
+    Column("turn_id", Text),
+    # Why no turn came of it.
+    Column("skipped", Text),
+    # How many times it stands for, of which due_at is the first.
+    Column("times", Integer, nullable=False, server_default=text("1")),
+)
+
 # Accepted requests that a retry may join: by key for a day, by likeness for ten minutes.
 requests = Table(
     "requests",
@@ -308,7 +354,9 @@ requests = Table(
     Column("idempotency_key", Text),
     # SHA-256 over method, path and body.
     Column("fingerprint", LargeBinary, nullable=False),
-    _turn(),
+    # What it made: a turn or a schedule.
+    Column("turn_id", Text, ForeignKey("turns.id", ondelete="CASCADE")),
+    Column("schedule_id", Text, ForeignKey("schedules.id", ondelete="CASCADE")),
     _created_at(),
     Column("delivered_at", DateTime(timezone=True)),
     Index(
@@ -321,4 +369,5 @@ requests = Table(
     Index(None, "organization_id", "fingerprint"),
     Index(None, "created_at"),
     Index(None, "turn_id"),
+    Index(None, "schedule_id"),
 )

@@ -1,6 +1,7 @@
 """Accepting an instruction: one turn for it, in one transaction, however often it is sent."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -10,14 +11,37 @@ from psycopg.types.json import Json, Jsonb
 from handinger import attachments, engine, ids, live, workers
 from handinger.attachments import Attachment
 from handinger.errors import IdempotencyKeyReused, WorkerBusy
-from handinger.ids import KeyId, OrganizationId, TurnId, WorkerId
+from handinger.ids import KeyId, OrganizationId, ScheduleId, TurnId, WorkerId
 from handinger.settings import BudgetName, Settings
 from handinger.storage.database import Database, TenantStatements
 
 # The job that drains a worker's waiting turns; `jobs.py` binds it to the agent.
 RUN_WORKER = "run_worker"
 
+MAX_INPUT_CHARACTERS = 100_000
+
 Source = Literal["api", "schedule", "email", "agent"]
+
+
+def trimmed_input(text: str) -> str:
+    """An instruction's text as it is stored. Raises ValueError with what is wrong with it."""
+    text = text.strip()
+    if not text:
+        raise ValueError("must not be empty")
+    if len(text) > MAX_INPUT_CHARACTERS:
+        raise ValueError(f"has {len(text)} characters; {MAX_INPUT_CHARACTERS} may be sent")
+    require_storable(text)
+    return text
+
+
+def require_storable(text: str) -> None:
+    """Raises ValueError for what PostgreSQL, or UTF-8, cannot hold."""
+    if "\0" in text:
+        raise ValueError("must not contain NUL characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("must not contain lone surrogates") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +187,54 @@ async def append(
     await engine.enqueue(sql.connection, RUN_WORKER, lock=turn.worker_id)
 
 
+async def count_waiting(
+    sql: TenantStatements, worker_ids: Collection[WorkerId]
+) -> Counter[WorkerId]:
+    """How many turns wait for each of these workers."""
+    rows = await sql.all(
+        _Waiting,
+        "SELECT worker_id, count(*)::int AS turns FROM turns"
+        " WHERE organization_id = %(organization_id)s AND worker_id = ANY(%(ids)s)"
+        " AND status = 'pending' GROUP BY worker_id",
+        ids=list(worker_ids),
+    )
+    return Counter({row.worker_id: row.turns for row in rows})
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    worker_id: WorkerId
+    turns: int
+
+
+async def append_all(sql: TenantStatements, turns: Sequence[NewTurn]) -> None:
+    """Add turns to their workers, with their jobs, in the caller's transaction.
+
+    The caller holds the rows of their workers, in the order of ids, and knows that there is room.
+    """
+    if not turns:
+        return
+    await sql.run(
+        "INSERT INTO turns"
+        " (id, organization_id, worker_id, task_id, status, source, input, budget, created_at)"
+        " SELECT row.id, %(organization_id)s, row.worker_id, t.id, 'pending', row.source,"
+        " row.input, row.budget, row.created_at FROM unnest(%(ids)s::text[],"
+        " %(worker_ids)s::text[], %(sources)s::text[], %(inputs)s::text[], %(budgets)s::text[],"
+        " %(created)s::timestamptz[]) WITH ORDINALITY"
+        " AS row(id, worker_id, source, input, budget, created_at, n)"
+        " JOIN tasks t ON t.organization_id = %(organization_id)s AND t.worker_id = row.worker_id"
+        " ORDER BY row.n",
+        ids=[turn.id for turn in turns],
+        worker_ids=[turn.worker_id for turn in turns],
+        sources=[turn.instruction.source for turn in turns],
+        inputs=[turn.instruction.input for turn in turns],
+        budgets=[turn.instruction.budget for turn in turns],
+        created=[turn.created_at for turn in turns],
+    )
+    locks = sorted({turn.worker_id for turn in turns})
+    await engine.enqueue_all(sql.connection, RUN_WORKER, locks=locks)
+
+
 async def lock_worker(sql: TenantStatements, worker_id: WorkerId) -> None:
     """Hold the worker's row until the transaction ends. Raises NotFound.
 
@@ -222,56 +294,70 @@ def _columns(turn: NewTurn, request: RequestIdentity | None) -> dict[str, object
 
 
 @dataclass(frozen=True, slots=True)
-class _Earlier:
-    worker_id: WorkerId
-    turn_id: TurnId
+class Earlier:
+    """What an earlier request made: a turn of a worker, or a schedule."""
+
     fingerprint: bytes
+    turn_id: TurnId | None
+    worker_id: WorkerId | None
+    schedule_id: ScheduleId | None
+
+
+_SELECT_EARLIER = (
+    "SELECT r.fingerprint, r.turn_id, t.worker_id, r.schedule_id FROM requests r"
+    " LEFT JOIN turns t ON t.id = r.turn_id"
+    " WHERE r.organization_id = %(organization_id)s"
+)
 
 
 async def _joined(sql: TenantStatements, request: RequestIdentity | None) -> Accepted | None:
     """The turn of an earlier request that this one repeats."""
+    earlier = await find_earlier(sql, request)
+    if earlier is None or earlier.turn_id is None or earlier.worker_id is None:
+        return None
+    return Accepted(earlier.worker_id, earlier.turn_id, joined=True)
+
+
+async def find_earlier(sql: TenantStatements, request: RequestIdentity | None) -> Earlier | None:
+    """What the request that this one repeats has made. Raises IdempotencyKeyReused.
+
+    Until the transaction ends, nobody else looks for the same.
+    """
     if request is None:
         return None
-    # The same request may arrive twice at the same time; the second must see the first's turn.
+    # The same request may arrive twice at the same time; the second must see what the first made.
     await sql.run(
         "SELECT pg_advisory_xact_lock(hashtextextended(%(organization_id)s || %(identity)s, 1))",
         identity=request.text,
     )
     if request.idempotency_key is not None:
-        return await _joined_by_key(sql, request)
+        return await _find_by_key(sql, request)
     if not request.is_retry:
         return None
-    earlier = await sql.first(
-        _Earlier,
-        "SELECT t.worker_id, r.turn_id, r.fingerprint FROM requests r"
-        " JOIN turns t ON t.id = r.turn_id"
-        " WHERE r.organization_id = %(organization_id)s AND r.fingerprint = %(fingerprint)s"
+    return await sql.first(
+        Earlier,
+        _SELECT_EARLIER + " AND r.fingerprint = %(fingerprint)s"
         " AND r.idempotency_key IS NULL AND r.delivered_at IS NULL"
         " AND r.created_at > now() - interval '10 minutes'"
         " ORDER BY r.id DESC LIMIT 1",
         fingerprint=request.fingerprint,
     )
-    return Accepted(earlier.worker_id, earlier.turn_id, joined=True) if earlier else None
 
 
-async def _joined_by_key(sql: TenantStatements, request: RequestIdentity) -> Accepted | None:
+async def _find_by_key(sql: TenantStatements, request: RequestIdentity) -> Earlier | None:
     await sql.run(
         "DELETE FROM requests WHERE organization_id = %(organization_id)s"
         " AND idempotency_key = %(key)s AND created_at <= now() - interval '24 hours'",
         key=request.idempotency_key,
     )
     earlier = await sql.first(
-        _Earlier,
-        "SELECT t.worker_id, r.turn_id, r.fingerprint FROM requests r"
-        " JOIN turns t ON t.id = r.turn_id"
-        " WHERE r.organization_id = %(organization_id)s AND r.idempotency_key = %(key)s",
+        Earlier,
+        _SELECT_EARLIER + " AND r.idempotency_key = %(key)s",
         key=request.idempotency_key,
     )
-    if earlier is None:
-        return None
-    if earlier.fingerprint != request.fingerprint:
+    if earlier is not None and earlier.fingerprint != request.fingerprint:
         raise IdempotencyKeyReused(
             "This Idempotency-Key was used with another request in the last 24 hours; "
             "send a new key with a new request."
         )
-    return Accepted(earlier.worker_id, earlier.turn_id, joined=True)
+    return earlier

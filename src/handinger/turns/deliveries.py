@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from handinger.ids import TurnId
+from handinger.ids import ScheduleId, TurnId
 from handinger.storage.database import Database
 
 logger = logging.getLogger(__name__)
@@ -24,12 +24,12 @@ class Deliveries:
     """The deliveries of this process."""
 
     database: Database
-    _waiting: set[TurnId] = field(default_factory=set[TurnId])
+    _waiting: set[TurnId | ScheduleId] = field(default_factory=set[TurnId | ScheduleId])
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def note(self, turn_id: TurnId) -> None:
-        """The answer of this turn went out in full."""
-        self._waiting.add(turn_id)
+    def note(self, made: TurnId | ScheduleId) -> None:
+        """The answer about this turn or this new schedule went out in full."""
+        self._waiting.add(made)
         self._wanted.set()
 
     @contextlib.asynccontextmanager
@@ -52,8 +52,8 @@ class Deliveries:
             await self._write()
 
     async def _write(self) -> None:
-        turn_ids = list(self._waiting)
-        if not turn_ids:
+        delivered = list(self._waiting)
+        if not delivered:
             return
         try:
             async with self.database.system().transaction() as sql:
@@ -61,11 +61,12 @@ class Deliveries:
                 await sql.run("SET LOCAL synchronous_commit = off")
                 await sql.run(
                     "UPDATE requests SET delivered_at = now()"
-                    " WHERE turn_id = ANY(%(turn_ids)s) AND delivered_at IS NULL",
-                    turn_ids=turn_ids,
+                    " WHERE (turn_id = ANY(%(made)s) OR schedule_id = ANY(%(made)s))"
+                    " AND delivered_at IS NULL",
+                    made=delivered,
                 )
         except psycopg.Error as error:
             logger.warning("Deliveries could not be noted and are noted later: %s", error)
             self._wanted.set()
             return
-        self._waiting.difference_update(turn_ids)
+        self._waiting.difference_update(delivered)

@@ -23,7 +23,7 @@ from handinger.story import Entry, Event, Story
 ErrorCode = Literal["model_error", "timeout", "budget_too_small", "internal_error"]
 IncompleteReason = Literal["budget_exhausted", "max_output_tokens", "cancelled"]
 
-Write = Callable[[TenantStatements], Awaitable[None]]
+Write = Callable[[TenantStatements], Awaitable[object]]
 """Statements of others that belong into a step's transaction."""
 
 

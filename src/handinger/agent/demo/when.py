@@ -1,11 +1,12 @@
 """Reads when something shall happen, and writes it as a schedule's `when`."""
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from handinger.agent.demo import spans
 
@@ -70,6 +71,13 @@ _CRON = re.compile(
 )
 _ZONE = re.compile(r"(?:\bin )?\b([A-Z][A-Za-z]{1,20}/[A-Z][A-Za-z_]{1,30})\b")
 
+# A town counts as a zone only right behind a time of day or a day; elsewhere it is the subject.
+_TOWN = re.compile(
+    rf"(?i:\b\d{{1,2}}(?:[:.]\d{{2}})?(?: ?(?:am|pm|a\.m\.|p\.m\.|o'clock))?"
+    rf"|\b(?:noon|midnight|{_DAY}))"
+    r"(?P<town> in (?P<name>[A-Z]\w+(?: [A-Z]\w+){0,2})(?: time)?)(?!\w)",
+)
+
 Kind = Literal["scheduled", "delayed", "cron", "interval"]
 
 
@@ -113,7 +121,7 @@ def find(text: str, now: datetime, *, clock_alone: bool = False) -> Timing | Non
     """
     found = _Found(text[:2_000])
     zone = found.take(_ZONE, found.text)
-    timezone = _zone(zone[1]) if zone else None
+    timezone = _zone(zone[1]) if zone else _zone_of_town(found)
     if zone and timezone is None:
         found.cut.clear()
     when = (
@@ -155,6 +163,32 @@ def _zone(name: str) -> ZoneInfo | None:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         return None
+
+
+def _zone_of_town(found: _Found) -> ZoneInfo | None:
+    """The zone that is named for a town (`at 9 in Madrid`)."""
+    for match in _TOWN.finditer(found.text):
+        words = match["name"].split()
+        # What follows may begin with a capital, too.
+        for count in range(len(words), 0, -1):
+            name = " ".join(words[:count])
+            key = _zones_by_town().get(name)
+            if key is not None:
+                whole = count == len(words)
+                end = match.end("town") if whole else match.start("name") + len(name)
+                found.cut.append((match.start("town"), end))
+                return ZoneInfo(key)
+    return None
+
+
+@functools.cache
+def _zones_by_town() -> Mapping[str, str]:
+    keys = (key for key in sorted(available_timezones()) if re.match(r"[A-Z]\w+/", key))
+    return {
+        key.rpartition("/")[2].replace("_", " "): key
+        for key in keys
+        if not key.startswith(("Etc/", "SystemV/", "US/", "Canada/", "Brazil/", "Mexico/"))
+    }
 
 
 def _cron(found: _Found) -> dict[str, str | int] | None:

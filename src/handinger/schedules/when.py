@@ -1,0 +1,182 @@
+"""When a schedule fires: the four types of `when`, in the wire's names, and the times they mean."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+
+from handinger.errors import Detail, InvalidInput
+from handinger.schedules import cron
+
+MAX_SECONDS = 31_536_000
+
+_Seconds = Annotated[int, Field(ge=1, le=MAX_SECONDS, strict=True)]
+
+
+class _When(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    def first(self, now: datetime) -> datetime:
+        """When it fires first, if it is made now. Raises InvalidInput."""
+        raise NotImplementedError
+
+    def following(self, after: datetime, *, anchor: datetime) -> datetime | None:
+        """When it fires next after a moment; None if it fires once. It was made at the anchor."""
+        del after, anchor
+        return None
+
+
+class Scheduled(_When):
+    """Once, at a moment."""
+
+    type: Annotated[Literal["scheduled"], Field(description="Its type.")]
+    date: Annotated[
+        str,
+        Field(
+            description="ISO 8601 date and time, for example 2027-03-01T09:00:00Z. Without an "
+            "offset it is in `timezone`.",
+            max_length=64,
+        ),
+    ]
+    timezone: Annotated[
+        str, Field(description="IANA name, for a date without an offset.", max_length=64)
+    ] = "UTC"
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        cron.zone(value)
+        return value
+
+    @field_validator("date")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        _read(value)
+        return value
+
+    def first(self, now: datetime) -> datetime:
+        """Raises InvalidInput for what is past."""
+        moment = _read(self.date)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=cron.zone(self.timezone))
+        try:
+            moment = moment.astimezone(UTC)
+        except OverflowError as error:
+            raise _invalid("date", f"{self.date!r} is beyond the calendar") from error
+        if moment <= now:
+            raise _invalid("date", f"{self.date!r} is in the past; it is {_text(now)} now")
+        return moment
+
+
+class Delayed(_When):
+    """Once, after a delay."""
+
+    type: Annotated[Literal["delayed"], Field(description="Its type.")]
+    delayInSeconds: Annotated[_Seconds, Field(description="From now on.")]  # The wire's name.
+
+    def first(self, now: datetime) -> datetime:
+        """The delay from now."""
+        return now + timedelta(seconds=self.delayInSeconds)
+
+
+class Cron(_When):
+    """Again and again, by a cron expression."""
+
+    type: Annotated[Literal["cron"], Field(description="Its type.")]
+    cron: Annotated[
+        str,
+        Field(
+            description="Five fields in Vixie's syntax: minute, hour, day of month, month, day of "
+            "week. For example `0 9 * * MON`; or @daily and the like."
+        ),
+    ]
+    timezone: Annotated[
+        str, Field(description="IANA name, for example Europe/Madrid.", max_length=64)
+    ] = "UTC"
+
+    @field_validator("cron")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        cron.check(value)
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        cron.zone(value)
+        return value
+
+    def first(self, now: datetime) -> datetime:
+        """The first time that it names."""
+        return cron.next_time(self.cron, self.timezone, now)
+
+    def following(self, after: datetime, *, anchor: datetime) -> datetime | None:
+        """The next time that it names."""
+        del anchor
+        return cron.next_time(self.cron, self.timezone, after)
+
+
+class Interval(_When):
+    """Again and again, so many seconds apart, without drift."""
+
+    type: Annotated[Literal["interval"], Field(description="Its type.")]
+    intervalSeconds: Annotated[  # The wire's name.
+        _Seconds, Field(description="Counted from the creation of the schedule.")
+    ]
+
+    def first(self, now: datetime) -> datetime:
+        """One interval from now."""
+        return now + timedelta(seconds=self.intervalSeconds)
+
+    def following(self, after: datetime, *, anchor: datetime) -> datetime | None:
+        """A whole number of intervals from the anchor."""
+        step = timedelta(seconds=self.intervalSeconds)
+        passed = max(0, (after - anchor) // step)
+        return anchor + (passed + 1) * step
+
+
+When = Annotated[Scheduled | Delayed | Cron | Interval, Field(discriminator="type")]
+
+_ADAPTER: TypeAdapter[When] = TypeAdapter(When)
+
+
+def parse(stored: object) -> When:
+    """A `when` as it is stored."""
+    return _ADAPTER.validate_python(stored)
+
+
+def dump(when: When) -> dict[str, Any]:
+    """As it is stored, and as the wire has it."""
+    return when.model_dump()
+
+
+def times(when: When, after: datetime, *, anchor: datetime) -> Iterator[datetime]:
+    """Every time after a moment at which it fires again."""
+    moment = when.following(after, anchor=anchor)
+    while moment is not None:
+        yield moment
+        moment = when.following(moment, anchor=anchor)
+
+
+def _read(date: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(date.strip())
+    except ValueError:
+        raise ValueError(
+            f"{date!r} is no ISO 8601 date and time; write for example 2027-03-01T09:00:00Z"
+        ) from None
+    if not any(mark in date.strip()[8:] for mark in "Tt :"):
+        raise ValueError(f"{date!r} has no time of day; write for example {date}T09:00:00Z")
+    return moment
+
+
+def _invalid(field: str, message: str) -> InvalidInput:
+    return InvalidInput(
+        f"The value of when.{field} is not valid: {message}.",
+        details=[Detail(path=("when", field), message=message)],
+    )
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

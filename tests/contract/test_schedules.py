@@ -1,0 +1,175 @@
+"""Schedules over HTTP: what they look like, and what is refused (1.2, 1.4)."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import httpx2
+import pytest
+
+from tests.contract.wire import Json, error_in, worker_in
+from tests.contract.world import Api, Scripted, Scripts, wait_until
+from tests.support.model_server import Step, ToolCall
+
+NO_SCHEDULE = "sch_" + "0" * 32
+
+
+@pytest.fixture
+def worker_id(api: Api, scripts: Scripts) -> str:
+    return worker_in(api.create(scripts(Step(text="ready"))))["id"]
+
+
+def _path(worker_id: str, schedule_id: str = "") -> str:
+    return f"/api/workers/{worker_id}/schedules" + (f"/{schedule_id}" if schedule_id else "")
+
+
+def post(api: Api, worker_id: str, when: Any, **fields: Any) -> httpx2.Response:
+    body = {"input": "Tick.", "when": when, **fields}
+    return api.client.post(_path(worker_id), json=body)
+
+
+def made(api: Api, worker_id: str, when: Any, **fields: Any) -> Json:
+    answer = post(api, worker_id, when, **fields)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def moment(text: str) -> datetime:
+    assert text.endswith("Z")
+    return datetime.fromisoformat(text)
+
+
+IN_A_DAY: Json = {"type": "delayed", "delayInSeconds": 86_400}
+
+
+def test_one_of_each_type_is_listed_soonest_first(api: Api, worker_id: str):
+    date = (datetime.now(UTC) + timedelta(days=2)).isoformat()
+    whens = [
+        {"type": "scheduled", "date": date},
+        {"type": "delayed", "delayInSeconds": 86_400},
+        {"type": "interval", "intervalSeconds": 7200},
+        {"type": "cron", "cron": "0 9 * * *", "timezone": "Europe/Madrid"},
+    ]
+    schedules = [made(api, worker_id, when, budget="low") for when in whens]
+    for schedule, when in zip(schedules, whens, strict=True):
+        own = {name: value for name, value in when.items() if name != "date"}
+        assert schedule == {
+            "id": schedule["id"],
+            "input": "Tick.",
+            "budget": "low",
+            "nextRunAt": schedule["nextRunAt"],
+            "paused": False,
+            **own,
+        }
+    listed = api.client.get(_path(worker_id)).json()
+    assert listed["workerId"] == worker_id
+    assert listed["schedules"] == sorted(schedules, key=lambda one: one["nextRunAt"])
+
+
+def test_a_delayed_one_fires_once_and_leaves_the_list(api: Api, scripts: Scripts, worker_id: str):
+    script = scripts(Step(text="tock"))
+    schedule = made(api, worker_id, {"type": "delayed", "delayInSeconds": 1}, input=script.input)
+    path = _path(worker_id, schedule["id"])
+    details = wait_until(lambda: (d := api.client.get(path).json())["firings"] and d)
+    (firing,) = details["firings"]
+    assert firing["dueAt"] == schedule["nextRunAt"] <= firing["firedAt"]
+    assert firing["skipped"] is None
+    assert (details["nextRunAt"], details["nextRuns"]) == (None, [])
+    turn = wait_until(lambda: _ended(api, worker_id, firing["turnId"]))
+    assert (turn["source"], turn["output_text"]) == ("schedule", "tock")
+    said = [m["metadata"]["source"] for m in api.worker(worker_id)["messages"]]
+    assert said == ["api", "api", "schedule", "schedule"]
+    assert api.client.get(_path(worker_id)).json()["schedules"] == []
+    for method in ("DELETE", "PATCH"):
+        error_in(api.client.request(method, path, json={}), 404, "not_found")
+
+
+def _ended(api: Api, worker_id: str, turn_id: str) -> Json | None:
+    turn = api.client.get(f"/api/workers/{worker_id}/turns/{turn_id}").json()
+    return turn if turn["status"] == "completed" else None
+
+
+def _call(scripts: Scripts, tool: str, arguments: Json, *, then: str = "done") -> Any:
+    return scripts(Step(tool_calls=[ToolCall(tool, arguments)]), Step(text=then))
+
+
+def _results(script: Scripted) -> list[str]:
+    """What the model was told that its tools did."""
+    last = script.requests[-1]
+    return [str(message["content"]) for message in last.messages if message["role"] == "tool"]
+
+
+def test_an_agent_schedules_lists_and_cancels(api: Api, scripts: Scripts):
+    when: Json = {"type": "cron", "cron": "0 9 * * MON", "timezone": "Europe/Madrid"}
+    script = scripts(
+        Step(tool_calls=[ToolCall("schedule", {"input": " Remind me. ", "when": when})]),
+        Step(tool_calls=[ToolCall("list_schedules", {})]),
+        Step(text="done"),
+    )
+    worker = worker_in(api.create(script))
+    made_, listed = (json.loads(result) for result in _results(script))
+    (schedule,) = api.client.get(_path(worker["id"])).json()["schedules"]
+    assert made_ == schedule == listed[0]
+    assert (schedule["input"], schedule["budget"]) == ("Remind me.", "standard")
+    assert moment(schedule["nextRunAt"]).astimezone(ZoneInfo("Europe/Madrid")).hour == 9
+    details = api.client.get(_path(worker["id"], schedule["id"])).json()
+    assert details["createdBy"] == "agent"
+    cancel = _call(scripts, "cancel_schedule", {"schedule_id": schedule["id"]})
+    api.go_on(worker["id"], cancel)
+    assert [json.loads(result) for result in _results(cancel)[-1:]] == [{"cancelled": True}]
+    assert api.client.get(_path(worker["id"])).json()["schedules"] == []
+    again = _call(scripts, "cancel_schedule", {"schedule_id": schedule["id"]})
+    api.go_on(worker["id"], again)
+    assert "You have no schedule" in _results(again)[-1]
+
+
+def test_a_turn_of_an_agents_own_schedule_says_so(api: Api, scripts: Scripts):
+    later = scripts(Step(text="later"))
+    when = {"type": "delayed", "delayInSeconds": 1}
+    worker = worker_in(api.create(_call(scripts, "schedule", {"input": later.input, "when": when})))
+    turn = wait_until(
+        lambda: next((t for t in api.turns(worker["id"]) if t["output_text"] == "later"), None)
+    )
+    assert turn["source"] == "agent"
+    assert api.worker(worker["id"])["messages"][-1]["metadata"]["source"] == "agent"
+
+
+@pytest.mark.parametrize(
+    ("when", "expected"),
+    [
+        ({"type": "interval", "intervalSeconds": 59}, "at most every 60 seconds"),
+        ({"type": "cron", "cron": "61 * * * *"}, "minute '61'"),
+        ({"type": "scheduled", "date": "2020-01-01T00:00:00Z"}, "in the past"),
+        ({"type": "never"}, "scheduled"),
+    ],
+)
+def test_what_an_agent_may_not_schedule_is_told_to_it(
+    api: Api, scripts: Scripts, when: Json, expected: str
+):
+    script = _call(scripts, "schedule", {"input": "x", "when": when})
+    worker = worker_in(api.create(script))
+    assert expected in _results(script)[-1]
+    assert worker["output_text"] == "done"
+    assert api.client.get(_path(worker["id"])).json()["schedules"] == []
+
+
+def test_a_turn_that_an_agent_gave_itself_cannot_wake_it_at_once_again(api: Api, scripts: Scripts):
+    soon = {"type": "delayed", "delayInSeconds": 1}
+    second = _call(scripts, "schedule", {"input": "x", "when": soon}, then="second")
+    first = _call(scripts, "schedule", {"input": second.input, "when": soon})
+    worker = worker_in(api.create(first))
+    wait_until(lambda: any(t["output_text"] == "second" for t in api.turns(worker["id"])))
+    assert "at most every 60 seconds" in _results(second)[-1]
+
+
+def test_an_agent_may_have_twenty_schedules_of_its_own(api: Api, scripts: Scripts, worker_id: str):
+    made(api, worker_id, IN_A_DAY)  # Somebody else's does not count.
+    call = ToolCall("schedule", {"input": "x", "when": IN_A_DAY})
+    script = scripts(Step(tool_calls=[call] * 21), Step(text="done"))
+    api.go_on(worker_id, script)
+    assert ["id" in json.loads(result) for result in _results(script)[-21:]] == [True] * 20 + [
+        False
+    ]
+    assert "20 may be" in _results(script)[-1]
+    assert len(api.client.get(_path(worker_id)).json()["schedules"]) == 21
