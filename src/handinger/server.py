@@ -6,7 +6,8 @@ import functools
 import logging
 import signal
 import socket
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
+from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
@@ -20,9 +21,12 @@ from handinger.agent import model as models
 from handinger.agent import runner as runners
 from handinger.agent.conversation import Conversations
 from handinger.api import description
+from handinger.api import email_settings as email_settings_routes
+from handinger.api import emails as email_routes
 from handinger.api import errors as api_errors
 from handinger.api import files as file_routes
 from handinger.api import health as health_routes
+from handinger.api import inbound_email as inbound_email_routes
 from handinger.api import schedules as schedule_routes
 from handinger.api import turns as turn_routes
 from handinger.api import workers as worker_routes
@@ -40,6 +44,9 @@ from handinger.storage.embedded import ServeLock
 from handinger.turns import reading
 from handinger.turns.deliveries import Deliveries
 from handinger.turns.housekeeping import Housekeeping
+
+if TYPE_CHECKING:
+    from handinger.email.inbound import Inbound
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +73,7 @@ def configure_logging(settings: Settings) -> None:
     root.setLevel(settings.log_level.upper())
     if settings.log_level != "debug":
         # They report every request and every job.
-        for name in ("alembic", "procrastinate", "httpx", "httpx2", "uvicorn"):
+        for name in ("alembic", "mail.log", "procrastinate", "httpx", "httpx2", "uvicorn"):
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -113,6 +120,18 @@ async def _serve(settings: Settings) -> None:
             stopping=stopping,
         )
         deliveries = Deliveries(database)
+
+        @functools.cache
+        def inbound() -> "Inbound":
+            # Loaded with the first need: what reads and checks mails takes 40 MB.
+            from handinger.email.inbound import Inbound  # noqa: PLC0415
+
+            taken = Inbound(
+                database, blobs, settings, queue_is_full=lambda: housekeeping.queue_is_full
+            )
+            stack.callback(taken.close)
+            return taken
+
         services = Services(
             settings=settings,
             database=database,
@@ -121,6 +140,7 @@ async def _serve(settings: Settings) -> None:
             deliveries=deliveries,
             engine_runs=lambda: engine.is_running,
             queue_is_full=lambda: housekeeping.queue_is_full,
+            inbound=inbound,
             rate_limiter=RateLimiter(settings.rate_limit) if settings.rate_limit else None,
         )
         await stack.enter_async_context(hub.running())
@@ -170,6 +190,9 @@ def describe_app() -> FastAPI:
         turn_routes.router,
         schedule_routes.router,
         file_routes.router,
+        email_routes.router,
+        email_settings_routes.router,
+        inbound_email_routes.router,
         health_routes.router,
     ):
         app.include_router(router)
@@ -183,6 +206,18 @@ def create_app(services: Services) -> ASGIApp:
     app = describe_app()
     app.state.services = services
     return RequestId(RefuseWhileDraining(app, services))
+
+
+@contextlib.asynccontextmanager
+async def _taking_mail(settings: Settings, services: Services) -> AsyncGenerator[None]:
+    """Listen for mail within this block, if the settings say where."""
+    if settings.smtp_listen is None:
+        yield
+        return
+    from handinger.email import smtp  # noqa: PLC0415 # Only loaded where it listens.
+
+    async with smtp.listening(settings, services.inbound()):
+        yield
 
 
 class _Http(HttpToolsProtocol):
@@ -224,7 +259,10 @@ async def _run(settings: Settings, services: Services, engine: Engine, sock: soc
     stop = _stop_on_signals()
     # Nobody else serves an embedded PostgreSQL, so every job that runs there is a dead one's.
     alone = settings.database_url is None
-    async with engine.running(grace_s=settings.shutdown_grace_s, rescue_all=alone):
+    async with (
+        engine.running(grace_s=settings.shutdown_grace_s, rescue_all=alone),
+        _taking_mail(settings, services),
+    ):
         serving = asyncio.create_task(server.serve(sockets=[sock]), name="http")
         logger.info("Serving on %s with the model %s", settings.base_url, settings.model_id)
         stopped = asyncio.create_task(stop.wait())

@@ -3,8 +3,10 @@
 import os
 from collections.abc import Mapping
 from decimal import Decimal
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from psycopg import ProgrammingError
@@ -12,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from handinger import mailbox
 from handinger.errors import ConfigurationError
 
 BudgetName = Literal["low", "standard", "high", "unlimited"]
@@ -103,6 +106,10 @@ class RateLimit(BaseModel):
     window_s: Annotated[int, Field(ge=1)]
 
 
+CommaSeparated = Annotated[tuple[str, ...] | None, NoDecode]
+"""A list in one variable, its items between commas."""
+
+
 class Settings(BaseSettings):
     """Every setting, under its `HANDINGER_` name; `docs/configuration.md` explains each."""
 
@@ -153,10 +160,56 @@ class Settings(BaseSettings):
     model_retries: Annotated[int, Field(ge=0)] = 5
     rate_limit: Annotated[RateLimit | None, NoDecode] = None
     shutdown_grace_s: Annotated[float, Field(gt=0, le=12)] = 10
+    email_domain: str | None = None
+    email_name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,28}[a-z0-9])?$")] = "worker"
+    email_allow: CommaSeparated = None
+    email_verify: bool = True
+    email_trusted_relays: CommaSeparated = None
+    email_resolver: str | None = None
+    email_max_bytes: Annotated[int, Field(ge=1024)] = 25 * MIB
+    email_max_per_sender_per_hour: Annotated[int, Field(ge=1)] = 30
+    inbound_email_secret: SecretStr | None = None
+    smtp_listen: str | None = None
+    smtp_tls_cert_file: Path | None = None
+    smtp_tls_key_file: Path | None = None
+    smtp_max_connections: Annotated[int, Field(ge=1)] = 100
+    smtp_max_connections_per_ip: Annotated[int, Field(ge=1)] = 20
+    smtp_rate_limit: Annotated[RateLimit | None, NoDecode] = None
     timezone: str = "UTC"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("rate_limit", mode="before")
+    @field_validator("email_allow", "email_trusted_relays", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+
+    @field_validator("email_allow", mode="after")
+    @classmethod
+    def _known_senders(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if value is None else mailbox.parse_allow_list(value)
+
+    @field_validator("email_domain", mode="after")
+    @classmethod
+    def _ascii_domain(cls, value: str | None) -> str | None:
+        return None if value is None else mailbox.parse_domain(value)
+
+    @field_validator("email_trusted_relays", mode="after")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for network in value or ():
+            ip_network(network, strict=False)
+        return value
+
+    @field_validator("smtp_listen", "email_resolver", mode="after")
+    @classmethod
+    def _host_and_port(cls, value: str | None) -> str | None:
+        if value is not None:
+            split_host_port(value)
+        return value
+
+    @field_validator("rate_limit", "smtp_rate_limit", mode="before")
     @classmethod
     def _read_rate_limit(cls, value: object) -> object:
         """`100/60` means 100 requests in 60 seconds."""
@@ -251,6 +304,17 @@ class Settings(BaseSettings):
         return os.environ.get(_URL_BY_PROVIDER.get(provider, ""))
 
     @property
+    def mail_domain(self) -> str:
+        """Behind the @ of the workers' addresses: as set, else the host of the public URL."""
+        if self.email_domain is not None:
+            return self.email_domain
+        host = urlsplit(self.base_url).hostname or "localhost"
+        try:
+            return mailbox.parse_domain(host)
+        except ValueError:
+            return "localhost"  # An IP address is no mail domain.
+
+    @property
     def base_url(self) -> str:
         """Where callers reach this server, without a slash at the end."""
         if self.public_url:
@@ -259,6 +323,14 @@ class Settings(BaseSettings):
         host = "localhost" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104
         host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.port}"
+
+
+def split_host_port(value: str) -> tuple[str, int]:
+    """Raises ValueError for what is not `host:port`; an IPv6 host stands in brackets."""
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, for example 0.0.0.0:25")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def load(**overrides: Any) -> Settings:
@@ -295,7 +367,9 @@ def describe(settings: Settings) -> list[tuple[str, str]]:
         elif isinstance(value, RateLimit):
             text = f"{value.requests}/{value.window_s}"
         elif isinstance(value, tuple):
-            text = ":".join(str(path) for path in cast("tuple[Path, ...]", value))
+            # As the variable is written: paths like PATH, other lists with commas.
+            separator = ":" if name == "sandbox_paths" else ","
+            text = separator.join(str(item) for item in cast("tuple[object, ...]", value))
         else:
             text = "(not set)" if value is None else str(value)
         rows.append((f"HANDINGER_{name.upper()}", text))

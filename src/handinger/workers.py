@@ -1,7 +1,7 @@
 """A worker as it is seen: its status, its latest output, its conversation, its files, its cost."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -72,8 +72,8 @@ class _WorkerRow:
     published: list[tuple[str, str, int]]
     used: list[tuple[str, str, str | None]]
     # Of each turn: id, status, source, input, assistant's message, microseconds of its acceptance,
-    # the files that came with it.
-    said: list[tuple[TurnId, Status, str, str, str | None, str, str]]
+    # the files that came with it, the mail that brought it.
+    said: list[tuple[TurnId, Status, str, str, str | None, str, str, str | None]]
 
 
 _SELECT = """
@@ -91,7 +91,8 @@ SELECT w.id, w.created_at, w.metadata, w.model, w.credits, w.duration_ms,
     ) AS used,
     CASE WHEN %(with_messages)s THEN ARRAY(
         SELECT ARRAY[t.id, t.status, t.source, t.input, t.assistant_message::text,
-            (extract(epoch FROM t.created_at) * 1000000)::bigint::text, t.attachments::text]
+            (extract(epoch FROM t.created_at) * 1000000)::bigint::text, t.attachments::text,
+            t.email::text]
         FROM turns t WHERE t.organization_id = %(organization_id)s AND t.worker_id = w.id
         ORDER BY t.position) ELSE '{}' END AS said
 FROM workers w
@@ -226,11 +227,13 @@ async def _complete(sql: TenantStatements, row: _WorkerRow) -> WorkerView:
 
 def _messages(row: _WorkerRow, running_entries: Sequence[Entry]) -> list[str]:
     messages: list[str] = []
-    for turn_id, status, source, text, answer, microseconds, attached in row.said:
+    for turn_id, status, source, text, answer, microseconds, attached, email in row.said:
         created_at = _EPOCH + timedelta(microseconds=int(microseconds))
         metadata = message_metadata(row.id, turn_id, source, created_at)
+        of_mail = json.loads(email) if email else None
+        told = message_metadata(row.id, turn_id, source, created_at, email=of_mail)
         came_with = attachments.of_rows(json.loads(attached))
-        messages.append(dump(user_message(turn_id, text, metadata, came_with)))
+        messages.append(dump(user_message(turn_id, text, told, came_with)))
         if answer is not None:
             messages.append(answer)
         elif status == "running":
@@ -338,14 +341,20 @@ def assistant_message(turn_id: TurnId, entries: Sequence[Entry], metadata: Event
 
 
 def message_metadata(
-    worker_id: WorkerId, turn_id: TurnId, source: str, created_at: datetime
+    worker_id: WorkerId,
+    turn_id: TurnId,
+    source: str,
+    created_at: datetime,
+    *,
+    email: Mapping[str, Any] | None = None,
 ) -> Event:
-    """What every message of a turn says about it."""
+    """What every message of a turn says about it; the instruction's also of the mail it came by."""
     return {
         "workerId": worker_id,
         "turnId": turn_id,
         "source": source,
         "createdAt": iso(created_at),
+        **({} if email is None else {"email": email}),
     }
 
 

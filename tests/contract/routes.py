@@ -10,14 +10,19 @@ from typing import Any
 
 from handinger.server import describe_app
 
-# Routes under /api without a worker's id. What they tell is tested to be the caller's own.
-COLLECTIONS = {("GET", "/api/workers"), ("POST", "/api/workers")}
 # What a route needs besides an input.
 BODIES = {
     "createSchedule": {"input": "x", "when": {"type": "delayed", "delayInSeconds": 86_400}},
 }
-# These need no key.
-OPEN = {("GET", "/healthz"), ("GET", "/readyz")}
+# Routes under /api without a worker's id. What they tell is tested to be the caller's own.
+COLLECTIONS = {
+    ("GET", "/api/workers"),
+    ("POST", "/api/workers"),
+    ("GET", "/api/email-settings"),
+    ("PUT", "/api/email-settings"),
+}
+# These need no key. What hands in a mail is signed instead, see tests/email.
+OPEN = {("GET", "/healthz"), ("GET", "/readyz"), ("POST", "/api/inbound-email")}
 
 
 @dataclass(frozen=True)

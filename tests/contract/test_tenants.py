@@ -14,6 +14,7 @@ from tests.support.model_server import Step, ToolCall
 NO_WORKER = "wrk_" + "0" * 32
 NO_TURN = "trn_" + "0" * 32
 NO_SCHEDULE = "sch_" + "0" * 32
+NO_EMAIL = "eml_" + "0" * 32
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Foreign:
             "turnId": self.turn_id,
             "scheduleId": self.schedule_id,
             "filePath": "secret.txt",
+            "emailId": NO_EMAIL,  # mails that exist are tried in tests/email
         }
 
 
@@ -42,6 +44,7 @@ NOTHING = {
     "turnId": NO_TURN,
     "scheduleId": NO_SCHEDULE,
     "filePath": "nothing.txt",
+    "emailId": NO_EMAIL,
 }
 
 

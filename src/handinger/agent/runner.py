@@ -90,6 +90,7 @@ class Runner:
             source=turn.source,
             created_at=turn.created_at,
             attached=turn.attachments,
+            email=turn.email,
         )
         if turn.attempt > 1:
             first = len(story.entries)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast
 
 from fastapi import Depends, Request
 from limits import RateLimitItemPerSecond
@@ -35,6 +35,9 @@ from handinger.storage.database import Database
 from handinger.turns import reading
 from handinger.turns.accept import RequestIdentity
 from handinger.turns.deliveries import Deliveries
+
+if TYPE_CHECKING:
+    from handinger.email.inbound import Inbound
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -75,6 +78,7 @@ class Services:
     blobs: Blobs
     hub: Hub
     deliveries: Deliveries
+    inbound: Callable[[], "Inbound"]
     engine_runs: Callable[[], bool]
     queue_is_full: Callable[[], bool]
     rate_limiter: RateLimiter | None

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from handinger.api.models import (
+    EmailSettingsUpdate,
     ScheduleChange,
     ScheduleCreate,
     WorkerCancel,
@@ -13,8 +14,17 @@ from handinger.api.models import (
     WorkerCreate,
 )
 
-_BODIES = (WorkerCreate, WorkerContinue, WorkerCancel, ScheduleCreate, ScheduleChange)
 _BODIES_WITH_FILES = ("WorkerCreate", "WorkerContinue")
+_BODIES = (
+    WorkerCreate,
+    WorkerContinue,
+    WorkerCancel,
+    ScheduleCreate,
+    ScheduleChange,
+    EmailSettingsUpdate,
+)
+# Its requests are signed, see there.
+_WITHOUT_KEY = ("postInboundEmail",)
 _REFERENCE = "#/components/schemas/{model}"
 
 _IDEMPOTENCY_KEY = {
@@ -93,7 +103,7 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
         components["schemas"].pop(name, None)
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            if path.startswith("/api"):
+            if path.startswith("/api") and operation["operationId"] not in _WITHOUT_KEY:
                 operation["security"] = [{"apiKey": []}]
             if method == "post" and operation["operationId"] in ("createWorker", "continueWorker"):
                 operation["parameters"] += [_IDEMPOTENCY_KEY, _PREFER]

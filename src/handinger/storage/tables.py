@@ -138,6 +138,8 @@ turns = Table(
     Column("budget", Text, nullable=False),
     # The files that came with the instruction, see `attachments.Attachment`.
     Column("attachments", JSONB, nullable=False, server_default=text("'[]'")),
+    # The mail that it came with and what is proven of its sender, as the wire shows it.
+    Column("email", JSONB),
     Column("model", Text),
     # The fence: raised by each claim, named by each write.
     Column("attempt", Integer, nullable=False, server_default=text("0")),
@@ -370,4 +372,90 @@ requests = Table(
     Index(None, "created_at"),
     Index(None, "turn_id"),
     Index(None, "schedule_id"),
+)
+
+# The address of a worker, made when somebody first asks for it; the token stands behind its `+`.
+email_addresses = Table(
+    "email_addresses",
+    metadata,
+    Column("worker_id", Text, ForeignKey("workers.id", ondelete="CASCADE"), primary_key=True),
+    _organization(),
+    Column("token", Text, nullable=False, unique=True),
+    _created_at(),
+)
+
+# Whose mail an organization takes; without a row the server's own list holds.
+email_settings = Table(
+    "email_settings",
+    metadata,
+    Column(
+        "organization_id",
+        Text,
+        ForeignKey("organizations.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("allow", JSONB, nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+)
+
+# Mails that were taken in, whatever became of them; the original is a blob.
+inbound_emails = Table(
+    "inbound_emails",
+    metadata,
+    _id(),
+    _organization(),
+    _worker(),
+    Column("turn_id", Text, ForeignKey("turns.id", ondelete="SET NULL")),
+    Column("disposition", Text, nullable=False),  # see `email.loops.Disposition`
+    Column("envelope_sender", Text, nullable=False),
+    Column("recipient", Text, nullable=False),
+    Column("sender", Text, nullable=False),
+    Column("sender_name", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    # The same for each copy of a mail: its Message-ID, else a hash.
+    Column("identity", Text, nullable=False),
+    Column("message_id", Text),
+    Column("thread", JSONB, nullable=False),  # the Message-IDs above it, oldest first
+    Column("verdict", JSONB),
+    Column("sha256", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    _created_at(),
+    Index("inbound_emails_identity_idx", "worker_id", "sender", "identity", unique=True),
+    Index(None, "worker_id", "id"),
+    Index(None, "turn_id"),
+)
+
+# The outbox: mails of ours, each delivered once.
+outbound_emails = Table(
+    "outbound_emails",
+    metadata,
+    _id(),
+    _organization(),
+    _worker(),
+    _turn(),
+    Column("kind", Text, nullable=False),  # reply: to the mail that started the turn; or sent
+    Column("sender", Text, nullable=False),
+    Column("recipient", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("body", Text, nullable=False),  # Markdown
+    Column("attachments", JSONB, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("in_reply_to", Text),
+    Column("thread", JSONB, nullable=False),
+    # Mail to the address with this token is about this mail: an answer, or a bounce.
+    Column("reply_token", Text, nullable=False, unique=True),
+    Column("status", Text, nullable=False, server_default=text("'pending'")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("next_attempt_at", DateTime(timezone=True)),
+    Column("error", Text),
+    _created_at(),
+    Column("delivered_at", DateTime(timezone=True)),
+    Index(
+        "outbound_emails_reply_idx",
+        "turn_id",
+        unique=True,
+        postgresql_where=text("kind = 'reply'"),
+    ),
+    Index(None, "worker_id", "id"),
+    Index(None, "turn_id"),
 )

@@ -52,6 +52,7 @@ class Instruction:
     budget: BudgetName
     source: Source
     attachments: tuple[Attachment, ...] = ()
+    email: Mapping[str, Any] | None = None  # the mail it came with, as the wire shows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +258,9 @@ _INSERT_TURN = """
 turn AS (
     INSERT INTO turns
         (id, organization_id, worker_id, task_id, status, source, input, budget, attachments,
-            created_at)
+            email, created_at)
     SELECT %(turn_id)s, %(organization_id)s, %(worker_id)s, id, 'pending', %(source)s,
-        %(input)s, %(budget)s, %(attachments)s, %(created_at)s
+        %(input)s, %(budget)s, %(attachments)s, %(email)s, %(created_at)s
     FROM task
     RETURNING id
 ),
@@ -283,6 +284,7 @@ def _columns(turn: NewTurn, request: RequestIdentity | None) -> dict[str, object
         "input": turn.instruction.input,
         "budget": turn.instruction.budget,
         "attachments": Jsonb([file.row() for file in turn.instruction.attachments]),
+        "email": None if turn.instruction.email is None else Jsonb(dict(turn.instruction.email)),
         "created_at": turn.created_at,
         "key_id": request.key_id if request else None,
         "idempotency_key": request.idempotency_key if request else None,

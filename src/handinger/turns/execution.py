@@ -4,7 +4,7 @@ Every write of an execution names the attempt that it belongs to. When another p
 the turn since, nothing is written and Superseded is raised.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, LiteralString, Protocol
@@ -64,6 +64,7 @@ class ClaimedTurn:
     has_history: bool  # whether the conversation has a message yet
     spending: Spending
     attachments: tuple[Attachment, ...] = ()
+    email: dict[str, Any] | None = None  # the mail that started it
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ FROM worker
 WHERE status <> 'completed' AND turns.id = (SELECT t.id FROM turns t WHERE t.worker_id = worker.id
     AND t.status <> 'completed' ORDER BY t.position LIMIT 1)
 RETURNING turns.id, organization_id, worker_id, input, budget, source, attempt, crashes,
-    cancel_requested, created_at, started_at, attachments, reservations,
+    cancel_requested, created_at, started_at, attachments, reservations, email,
     EXISTS (SELECT 1 FROM messages m WHERE m.worker_id = turns.worker_id) AS has_history,
     ARRAY[steps, input_tokens, output_tokens, reasoning_tokens, cache_read_tokens,
         cache_write_tokens, model_cost_nano, tool_cost_nano, sandbox_cost_nano,
@@ -212,6 +213,7 @@ class _ClaimRow:
     has_history: bool
     attachments: list[dict[str, Any]]
     reservations: list[dict[str, Any]] | None
+    email: dict[str, Any] | None
     spent: list[int]
 
     def turn(self, attached: tuple[Attachment, ...]) -> ClaimedTurn:
@@ -230,6 +232,7 @@ class _ClaimRow:
             has_history=self.has_history,
             spending=Spending(*self.spent),
             attachments=attached,
+            email=self.email,
         )
 
 
@@ -581,9 +584,12 @@ def new_story(
     source: str,
     created_at: datetime,
     attached: Sequence[Attachment] = (),
+    email: Mapping[str, Any] | None = None,
 ) -> Story:
     """A story with the two entries that every one begins with; the accepted turn implies them."""
-    metadata: dict[str, Any] = workers.message_metadata(worker_id, turn_id, source, created_at)
+    metadata: dict[str, Any] = workers.message_metadata(
+        worker_id, turn_id, source, created_at, email=email
+    )
     message = workers.user_message(turn_id, input, metadata, attached)
     start = {
         "messageId": story.message_id(turn_id),

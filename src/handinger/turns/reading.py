@@ -141,6 +141,7 @@ class Telling:
     assistant_message: str | None
     entry_count: int  # how many entries of its story are stored
     attachments: list[dict[str, Any]]
+    email: dict[str, Any] | None
 
     def story(self) -> Story:
         """Its story as far as the turn alone implies it."""
@@ -151,6 +152,7 @@ class Telling:
             source=self.source,
             created_at=self.created_at,
             attached=attachments.of_rows(self.attachments),
+            email=self.email,
         )
 
 
@@ -162,7 +164,7 @@ async def tellings(
         turns = await sql.all(
             Telling,
             "SELECT id, worker_id, status, source, input, created_at, attempt, retry, error,"
-            " incomplete_reason, assistant_message::text, attachments,"
+            " incomplete_reason, assistant_message::text, attachments, email,"
             " (SELECT count(*) FROM entries WHERE turn_id = turns.id) AS entry_count FROM turns"
             " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s"
             " ORDER BY position",

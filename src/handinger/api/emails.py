@@ -1,0 +1,89 @@
+"""`/api/workers/{workerId}/email` and `/emails`: a worker's address, and its mails."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from starlette.responses import Response, StreamingResponse
+
+from handinger import ids, workers
+from handinger.api.deps import CallerDep, ServicesDep, WorkerIdDep
+from handinger.api.models import EmailPage, Error
+from handinger.api.workers import read_cursor, write_cursor
+from handinger.email import addresses, listing
+from handinger.errors import NotFound
+
+router = APIRouter(prefix="/api/workers/{workerId}", tags=["email"])
+
+
+@router.get(
+    "/email",
+    operation_id="getWorkerEmail",
+    summary="Read a worker's mail address",
+    response_model=str,
+    responses={status: {"model": Error} for status in (401, 404, 422, 429)},
+)
+async def get_email(services: ServicesDep, caller: CallerDep, worker_id: WorkerIdDep) -> Response:
+    """Mail to it is an instruction, if its sender is allowed; the answer goes back by mail."""
+    address = await addresses.of_worker(
+        services.database, services.settings, caller.organization_id, worker_id
+    )
+    return Response(workers.dump(str(address)), media_type="application/json")
+
+
+@router.get(
+    "/emails",
+    operation_id="listEmails",
+    summary="List a worker's mails",
+    response_model=EmailPage,
+    responses={status: {"model": Error} for status in (401, 404, 422, 429)},
+)
+async def list_emails(
+    services: ServicesDep,
+    caller: CallerDep,
+    worker_id: WorkerIdDep,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(description="`nextCursor` of the page before.")] = None,
+) -> Response:
+    """What came in and what went out, newest first; also what started no turn."""
+    found = await listing.page(
+        services.database,
+        caller.organization_id,
+        worker_id,
+        limit=limit + 1,
+        before=read_cursor(cursor, "eml"),
+    )
+    following = write_cursor(found[limit - 1].id) if len(found) > limit else None
+    body = {"emails": [email.wire() for email in found[:limit]], "nextCursor": following}
+    return Response(workers.dump(body), media_type="application/json")
+
+
+@router.get(
+    "/emails/{emailId}",
+    operation_id="getEmail",
+    summary="Read a mail that came in",
+    response_class=Response,
+    responses={
+        200: {"content": {"message/rfc822": {}}, "description": "The bytes, as they came in."},
+        **{status: {"model": Error} for status in (401, 404, 422, 429)},
+    },
+)
+async def get_email_original(
+    services: ServicesDep,
+    caller: CallerDep,
+    worker_id: WorkerIdDep,
+    email_id: Annotated[str, Path(alias="emailId", description="Its id.")],
+) -> Response:
+    """The original, untouched."""
+    if not ids.is_valid("eml", email_id):
+        raise NotFound(f"No mail {email_id[:80]!r} has come in for this worker.")
+    original = await listing.original(
+        services.database, caller.organization_id, worker_id, email_id
+    )
+    content = services.blobs.stream(worker_id, original.sha256, start=0, end=original.size)
+    headers = {
+        "Content-Type": "message/rfc822",
+        "Content-Length": str(original.size),
+        "Content-Disposition": f'attachment; filename="{email_id}.eml"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    return StreamingResponse(content, headers=headers)

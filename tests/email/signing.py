@@ -1,0 +1,96 @@
+"""Senders that prove who they are: domains with an SPF record and a DKIM key."""
+
+import base64
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+
+import dkim  # pyright: ignore[reportMissingTypeStubs]
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+
+from tests.support.dns_server import DnsServer
+
+SIGNED = ("from", "to", "subject", "date", "message-id", "content-type", "mime-version")
+
+
+@cache
+def new_key(bits: int = 2048) -> rsa.RSAPrivateKey:
+    """One key for all: making them takes long."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
+
+
+def pem(key: rsa.RSAPrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+
+
+def record(key: rsa.RSAPrivateKey) -> str:
+    """What a domain publishes of the key."""
+    der = key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return f"v=DKIM1; k=rsa; p={base64.b64encode(der).decode()}"
+
+
+def certificate(folder: Path) -> dict[str, str]:
+    """A certificate that a server made for itself, as its settings."""
+    key = new_key()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    today = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(today - timedelta(days=1))
+        .not_valid_after(today + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(pem(key))
+    return {
+        "HANDINGER_SMTP_TLS_CERT_FILE": str(folder / "cert.pem"),
+        "HANDINGER_SMTP_TLS_KEY_FILE": str(folder / "key.pem"),
+    }
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A domain that signs what it sends."""
+
+    name: str
+    names: DnsServer
+    key: rsa.RSAPrivateKey = field(default_factory=new_key)
+
+    def publish(self, *, spf: str | None = None, dmarc: str | None = None) -> "Domain":
+        self.names.add(f"s1._domainkey.{self.name}", "TXT", record(self.key))
+        if spf is not None:
+            self.names.add(self.name, "TXT", spf)
+        if dmarc is not None:
+            self.names.add(f"_dmarc.{self.name}", "TXT", dmarc)
+        return self
+
+    def sign(self, raw: bytes, *, algorithm: str = "rsa-sha256", length: bool = False) -> bytes:
+        present = {
+            line.split(b":")[0].lower().decode()
+            for line in raw.split(b"\r\n\r\n")[0].split(b"\r\n")
+        }
+        header = dkim.sign(
+            raw,
+            b"s1",
+            self.name.encode(),
+            pem(self.key),
+            signature_algorithm=algorithm.encode(),
+            include_headers=[name.encode() for name in SIGNED if name in present],
+            length=length,
+        )
+        return header + raw

@@ -1,0 +1,314 @@
+"""Mail in by SMTP: a real conversation with a real server."""
+
+import re
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.email.signing import Domain, certificate
+from tests.email.world import ADA, DOMAIN, World, instructions, mail, text_of
+from tests.support.dns_server import DnsServer
+from tests.support.model_server import ModelServer, Step
+
+ADDRESS = re.compile(rf"worker\+[a-z2-7]{{26}}@{re.escape(DOMAIN)}")
+
+
+def test_a_worker_has_one_address_that_stays(world: World):
+    worker_id, address = world.new_address()
+    assert ADDRESS.fullmatch(address)
+    assert world.address(worker_id) == address
+    assert world.new_address()[1] != address
+
+
+def test_mail_is_an_instruction(world: World):
+    worker_id, address = world.new_address()
+    raw = mail(
+        "Please add 1 and 1.\n\nBest regards,\nAda\n\nOn Monday, Worker wrote:\n> Ready.",
+        headers={"Subject": "=?utf-8?q?An_addition=2C_f=C3=BCr_dich?="},
+        message_id="<addition@trusted.example>",
+    )
+    assert world.send(raw, address) == (250, "")
+    worker = world.wait_until_idle(worker_id)
+    (instruction,) = instructions(worker["messages"])
+    assert text_of(instruction) == "Please add 1 and 1."
+    email = instruction["metadata"]["email"]
+    assert email["from"] == ADA
+    assert email["fromName"] == "Ada"
+    assert email["to"] == address
+    assert email["subject"] == "An addition, für dich"
+    assert email["messageId"] == "<addition@trusted.example>"
+    assert (email["verified"], email["by"]) == (True, "spf")
+    assert email["spf"] == {"result": "pass", "domain": "trusted.example", "aligned": True}
+    (turn,) = world.turns(worker_id)
+    assert (turn["status"], turn["error"]) == ("completed", None)
+
+
+def test_the_original_is_kept_as_it_came(world: World):
+    worker_id, address = world.new_address()
+    raw = mail("Hello.\n\n> quoted", headers={"X-Odd": "\tyes"})
+    world.send(raw, address)
+    (email,) = world.emails(worker_id)
+    original = world.api.get(f"/api/workers/{worker_id}/emails/{email['id']}")
+    assert original.content == raw
+    assert original.headers["content-type"] == "message/rfc822"
+    assert "attachment" in original.headers["content-disposition"]
+    assert email["size"] == len(raw)
+
+
+def test_addresses_are_compared_without_case(world: World):
+    worker_id, address = world.new_address()
+    raw = mail(sender="ADA@Trusted.Example")
+    assert world.send(raw, address.upper(), sender="Ada@TRUSTED.example")[0] == 250
+    assert len(world.turns(worker_id)) == 1
+
+
+@pytest.mark.parametrize(
+    ("recipient", "code"),
+    [
+        (f"worker+{'a' * 26}@{DOMAIN}", 550),
+        (f"worker@{DOMAIN}", 550),
+        (f"postmaster@{DOMAIN}", 550),
+        ("somebody@elsewhere.example", 550),  # no relay
+        (f"worker+{'a' * 200}@{DOMAIN}", 553),
+    ],
+)
+def test_unknown_recipients_are_refused_at_once(world: World, recipient: str, code: int):
+    assert world.send(mail(), recipient)[0] == code
+
+
+def test_a_sender_that_is_not_allowed_is_refused_at_once(world: World):
+    worker_id, address = world.new_address()
+    code, text = world.send(mail(sender="eve@evil.example"), address, sender="eve@evil.example")
+    assert (code, text[:5]) == (550, "5.7.1")
+    assert world.emails(worker_id) == []
+
+
+def test_a_header_sender_that_is_not_allowed_is_refused(world: World):
+    _, address = world.new_address()
+    assert world.send(mail(sender="eve@evil.example"), address)[0] == 550
+
+
+def test_an_envelope_sender_that_is_not_allowed_is_refused(world: World):
+    _, address = world.new_address()
+    assert world.send(mail(), address, sender="eve@evil.example")[0] == 550
+
+
+@pytest.mark.parametrize(
+    "sender",
+    [
+        '"ada@trusted.example" <eve@evil.example>',
+        "ada@trusted.example <eve@evil.example>",
+        "=?utf-8?q?ada=40trusted=2Eexample?= <eve@evil.example>",
+        "eve@evil.example (ada@trusted.example)",
+        "ada@trusted.example, eve@evil.example",
+        "<ada@trusted.example> <eve@evil.example>",
+        "ada@trusted.example <ada@trusted.example>",  # it is read in two ways
+        "friends: ada@trusted.example, eve@evil.example;",
+        "ada@trusted.example@evil.example",
+        '"ada@trusted.example\\" <eve@evil.example>',
+        "ada@trusted.example\0@evil.example",
+        "",
+    ],
+)
+def test_a_sender_that_can_be_misread_is_refused(world: World, sender: str):
+    worker_id, address = world.new_address()
+    assert world.send(mail(sender=sender), address)[0] == 550
+    assert world.emails(worker_id) == []
+
+
+def test_a_mail_with_two_senders_or_none_is_refused(world: World):
+    _, address = world.new_address()
+    twice = mail(headers={"from": "eve@evil.example"})
+    assert world.send(twice, address)[0] == 550
+    assert world.send(mail(sender=None), address)[0] == 550
+
+
+def test_a_header_line_that_hides_another_is_refused(world: World):
+    _, address = world.new_address()
+    for line_end in ("\n", "\r"):
+        raw = b"X-Note: a" + line_end.encode() + b"From: eve@evil.example\r\n" + mail()
+        with world.connect() as client:
+            client.ehlo()
+            client.mail(ADA)
+            client.rcpt(address)
+            client.putcmd("data")
+            client.getreply()
+            client.send(raw + b".\r\n")
+            assert client.getreply()[0] == 550
+
+
+def test_nothing_but_a_proof_counts(world: World, names: DnsServer):
+    names.add("unproven.trusted.example", "TXT", "v=spf1 ip4:192.0.2.1 -all")
+    worker_id, address = world.new_address()
+    sender = "ada@unproven.trusted.example"
+    claims = {"Authentication-Results": f"{DOMAIN}; dmarc=pass; spf=pass; dkim=pass"}
+    code, text = world.send(mail(sender=sender, headers=claims), address, sender=sender)
+    assert (code, text[:6]) == (550, "5.7.26")
+    assert world.emails(worker_id) == []
+
+
+def test_a_signature_is_proof_enough(world: World, names: DnsServer):
+    domain = Domain("signed.trusted.example", names).publish(spf="v=spf1 -all")
+    worker_id, address = world.new_address()
+    sender = "ada@signed.trusted.example"
+    raw = domain.sign(mail(sender=sender, headers={"Subject": "Signed"}))
+    assert world.send(raw, address, sender=sender) == (250, "")
+    worker = world.wait_until_idle(worker_id)
+    email = instructions(worker["messages"])[0]["metadata"]["email"]
+    assert (email["verified"], email["by"]) == (True, "dkim")
+    assert email["spf"]["result"] == "fail"
+    (signature,) = email["dkim"]
+    assert (signature["result"], signature["aligned"]) == ("pass", True)
+
+
+def test_a_sender_that_cannot_be_checked_now_may_come_again(world: World, names: DnsServer):
+    worker_id, address = world.new_address()
+    sender = "ada@later.trusted.example"
+    raw = mail(sender=sender)
+    names.broken.add("later.trusted.example")
+    assert world.send(raw, address, sender=sender)[0] == 451
+    names.broken.remove("later.trusted.example")
+    names.add("later.trusted.example", "TXT", "v=spf1 ip4:127.0.0.1 -all")
+    assert world.send(raw, address, sender=sender)[0] == 250
+    assert len(world.turns(worker_id)) == 1
+
+
+def test_a_copy_starts_no_second_turn(world: World):
+    worker_id, address = world.new_address()
+    raw = mail("Once.")
+    for _ in range(3):
+        assert world.send(raw, address)[0] == 250
+    assert world.inputs(worker_id) == ["Once."]
+
+
+def test_copies_at_the_same_time_start_one_turn(world: World):
+    worker_id, address = world.new_address()
+    raw = mail("Once.")
+    threads = [threading.Thread(target=world.send, args=(raw, address)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert world.inputs(worker_id) == ["Once."]
+
+
+def test_a_copy_without_a_message_id_is_known_by_what_it_says(world: World):
+    worker_id, address = world.new_address()
+    raw = mail("No id.", message_id=None)
+    world.send(raw, address)
+    world.send(b"Received: from elsewhere by here; today\r\n" + raw, address)
+    assert world.inputs(worker_id) == ["No id."]
+
+
+def test_one_mail_may_be_for_several_workers(world: World):
+    first, second = world.new_address(), world.new_address()
+    assert world.send(mail("For both."), first[1], second[1]) == (250, "")
+    assert world.inputs(first[0]) == world.inputs(second[0]) == ["For both."]
+
+
+def test_bare_line_ends_do_not_end_a_mail(world: World):
+    """SMTP smuggling: what comes after LF . LF must not become a mail of its own."""
+    worker_id, address = world.new_address()
+    smuggled = f"MAIL FROM:<{ADA}>\r\nRCPT TO:<{address}>\r\nDATA\r\n".encode() + mail("Smuggled.")
+    for end in (b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r"):
+        with world.connect() as client:
+            client.ehlo()
+            client.mail(ADA)
+            client.rcpt(address)
+            client.putcmd("data")
+            assert client.getreply()[0] == 354
+            client.send(mail("Honest.") + end + smuggled + b"\r\n.\r\n")
+            assert client.getreply()[0] == 250
+            client.putcmd("noop")
+            assert client.getreply()[0] == 250
+    assert len(world.turns(worker_id)) == 5
+    assert all(text.startswith("Honest.") for text in world.inputs(worker_id))
+
+
+def test_the_size_is_announced_and_kept(model: ModelServer, names: DnsServer, tmp_path: Path):
+    small = World(tmp_path / "data", model, names, {
+        **certificate(tmp_path),
+        "HANDINGER_EMAIL_MAX_BYTES": "10000",
+        "HANDINGER_SMTP_MAX_CONNECTIONS_PER_IP": "3",
+        "HANDINGER_SMTP_RATE_LIMIT": "5/3600",
+        "HANDINGER_MAX_WAITING_TURNS_PER_WORKER": "1",
+        "HANDINGER_EMAIL_MAX_PER_SENDER_PER_HOUR": "3",
+    })  # fmt: skip
+    small.start()
+    try:
+        _encryption(small)
+        _sizes(small)
+        _full_queue(small)
+        _too_many_of_one_sender(small)
+        _too_many_connections(small)
+        _, address = small.new_address()
+        assert [small.send(mail(), address)[0] for _ in range(3)] == [250, 250, 451]
+    finally:
+        small.close()
+
+
+def _encryption(small: World) -> None:
+    with small.connect(tls=True) as client:
+        assert client.ehlo()[0] == 250
+        assert "starttls" not in client.esmtp_features
+        assert "auth" not in client.esmtp_features
+        worker_id, address = small.new_address()
+        client.sendmail(ADA, [address], mail("Encrypted."))
+    assert small.inputs(worker_id) == ["Encrypted."]
+    with small.connect() as client:
+        # What is sent with STARTTLS in one piece must not count as sent behind it (CVE-2021-33515).
+        client.ehlo()
+        client.send("STARTTLS\r\nMAIL FROM:<eve@evil.example>\r\n")
+        assert client.getreply()[0] == 220
+
+
+def _sizes(small: World) -> None:
+    _, address = small.new_address()
+    with small.connect() as client:
+        client.ehlo()
+        assert client.esmtp_features["size"] == "10000"
+        assert client.mail(ADA, ["size=10001"])[0] == 552
+    with small.connect() as client:
+        client.helo()
+        client.mail(ADA)
+        client.rcpt(address)
+        client.putcmd("data")
+        client.getreply()
+        client.send(mail("x" * 10_001) + b".\r\n")
+        assert client.getreply()[0] == 552
+    response = small.post(mail("x" * 10_001), address)
+    assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
+    assert "HANDINGER_EMAIL_MAX_BYTES" in response.json()["error"]
+
+
+def _full_queue(small: World) -> None:
+    worker_id, address = small.new_address()
+    small.model.script("held", [Step(text="Done.", gate="held")])
+    for text in ("[[script:held]] Run.", "Wait."):
+        small.api.post(
+            f"/api/workers/{worker_id}", json={"input": text}, headers={"Prefer": "respond-async"}
+        )
+        small.model.wait_for_requests("held", 1)
+    assert small.send(mail("One too many."), address)[0] == 451
+    assert small.emails(worker_id) == []
+    small.model.open_gate("held")
+    small.wait_until_idle(worker_id)
+
+
+def _too_many_of_one_sender(small: World) -> None:
+    worker_id, address = small.new_address()
+    for number in range(5):
+        assert small.post(mail(f"{number}"), address).json()["results"][0]["status"] == "stored"
+        small.wait_until_idle(worker_id)
+    assert small.statuses(worker_id) == ["turn"] * 3 + ["too_many"] * 2
+    assert small.inputs(worker_id) == ["0", "1", "2"]
+
+
+def _too_many_connections(small: World) -> None:
+    clients = [small.connect() for _ in range(3)]
+    with socket.create_connection(("127.0.0.1", small.smtp_port), timeout=10) as one_more:
+        assert one_more.recv(100).startswith(b"421")
+    for client in clients:
+        client.quit()
