@@ -83,17 +83,9 @@ class View:
             *self._system(),
             *("--proc", "/proc", "--dev", "/dev"),
             *("--size", str(_SHM_BYTES), "--tmpfs", _SHARED_MEMORY),
-            *(
-                "--bind",
-                str(temporary),
-                _TEMPORARY,
-                "--dir",
-                "/var",
-                "--symlink",
-                _TEMPORARY,
-                f"/var{_TEMPORARY}",
-            ),
-            *("--dir", "/run"),
+            *("--bind", str(temporary), _TEMPORARY, "--dir", "/run", "--dir", "/var"),
+            *("--symlink", _TEMPORARY, f"/var{_TEMPORARY}"),
+            *self._extra(),
             *("--bind", str(workspace), WORKING_DIR, "--chdir", WORKING_DIR),
             # Bubblewrap makes these two in memory, and would leave them writable.
             *("--remount-ro", "/dev", "--remount-ro", "/"),
@@ -112,6 +104,8 @@ class View:
                 yield from ("--ro-bind", f"/etc/{name}", f"/etc/{name}")
         for name in _ETC_OF_OURS:
             yield from ("--ro-bind", str(self.etc / name), f"/etc/{name}")
+
+    def _extra(self) -> Iterator[str]:
         for path in self.extra:
             yield from ("--ro-bind", str(path), str(path))
         for path in self.hidden:

@@ -175,7 +175,7 @@ class SandboxProcess:
             stopped=command.stopped,
         )
 
-    def stop_everything(self, reason: StopReason) -> None:
+    def stop(self, reason: StopReason) -> None:
         """End every process within, those in the background too; the sandbox itself goes on."""
         for command in self._commands.values():
             command.stopped = command.stopped or reason

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from handinger.sandbox.folders import PASSAGE, Folders, remove_tree
 from handinger.sandbox.limits import Limits
-from handinger.sandbox.process import Execution, Host, SandboxError, SandboxProcess
+from handinger.sandbox.process import Execution, Host, SandboxError, SandboxProcess, StopReason
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +81,11 @@ class Sandbox:
         """Run a command line; see `execute`."""
         return await self.execute([self._host.shell, "-c", command], timeout_s=timeout_s)
 
+    def stop(self, reason: StopReason) -> None:
+        """End every process in it, those in the background too; it can be used again at once."""
+        if self._process is not None:
+            self._process.stop(reason)
+
     async def close(self) -> None:
         """End everything in it, and remove its folder. Calling it again does nothing."""
         async with self._lock:
@@ -107,7 +112,7 @@ class Sandbox:
             fits = await asyncio.to_thread(self._fits)
             took = time.monotonic() - began
             if not fits and process.is_alive:
-                process.stop_everything("disk")
+                process.stop("disk")
             await asyncio.sleep(max(_LOOK_INTERVAL_S, took / _LOOK_SHARE))
 
     def _fits(self) -> bool:

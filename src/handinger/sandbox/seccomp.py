@@ -13,7 +13,7 @@ from collections.abc import Mapping
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 # Numbers of x86-64 and of arm64; None where the call does not exist.
-_DENIED: Mapping[str, tuple[int | None, int | None]] = {
+DENIED: Mapping[str, tuple[int | None, int | None]] = {
     "acct": (163, 89),
     "add_key": (248, 217),
     "adjtimex": (159, 171),
@@ -105,7 +105,7 @@ def program() -> bytes | None:
     ]
     if machine == "x86_64":
         steps += [_step(_JUMP_FROM, _X32_BIT, 0, 1), _step(_RETURN, _errno(_ENOSYS))]
-    for numbers in _DENIED.values():
+    for numbers in DENIED.values():
         number = numbers[column]
         if number is not None:
             steps += _unless_equal(number, _errno(_EPERM))
