@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from benchmarks import (
+    commands,
     conversation,
     first_delta,
     latency,
@@ -24,6 +25,7 @@ PARTS: Mapping[str, Callable[[Stage], Part]] = {
     "streaming": streaming.run,
     "first_delta": first_delta.run,
     "conversation": conversation.run,
+    "commands": commands.run,
     "memory": memory.run,
     "start": start.run,
 }

@@ -92,6 +92,20 @@ class Client:
         await connection.close()
         return [worker["id"] for worker in workers]
 
+    async def reads(self, count: int) -> list[Turn]:
+        """So many reads of a worker that has nothing to do, one after the other."""
+        connection = await Connection.open(self.url)
+        answer = await connection.post("/api/workers", {"input": "Hello"}, headers=self.headers)
+        path = f"/api/workers/{json.loads(answer)['id']}"
+        reads: list[Turn] = []
+        for _ in range(count):
+            sent_at = time.monotonic()
+            pieces = [piece async for piece in connection.stream(path, headers=self.headers)]
+            is_right = json.loads(b"".join(pieces))["status"] == "completed"
+            reads.append(Turn(sent_at, time.monotonic(), is_right))
+        await connection.close()
+        return reads
+
     async def open_streams(self, worker_ids: list[str]) -> None:
         """Read each of these workers' streams; returns once every one has begun."""
         begun = [asyncio.Event() for _ in worker_ids]
@@ -154,6 +168,7 @@ if __name__ == "__main__":
                 client.streamed_turns,
                 client.conversation,
                 client.accepted,
+                client.reads,
                 client.open_streams,
                 client.finish_streams,
             )

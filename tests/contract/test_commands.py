@@ -1,27 +1,33 @@
 """`run_command` (1.10): commands in the worker's sandbox, and what becomes of its files."""
 
-import json
-import shutil
-import subprocess
 from typing import Any
 
 import pytest
 
+from tests.contract.conftest import Connect, StartServer
 from tests.contract.world import Api, Scripted, Scripts, wait_until
+from tests.support.hosts import require_sandboxes, runs
 from tests.support.model_server import Step, ToolCall
+
+PRICE_USD_PER_S = 0.01
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _needs_sandboxes():
-    if shutil.which("bwrap") is None:
-        pytest.skip("bubblewrap is not installed")
-    tried = subprocess.run(
-        ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "true"],
-        capture_output=True,
-        check=False,
+    require_sandboxes()
+
+
+@pytest.fixture(scope="module")
+def priced(new_server: StartServer, connect: Connect) -> Api:
+    """A server whose commands cost something, and whose turns may be short."""
+    server = new_server(
+        "priced",
+        {
+            "HANDINGER_SANDBOX_USD_PER_SECOND": str(PRICE_USD_PER_S),
+            "HANDINGER_BUDGETS": '{"low": {"seconds": 10}}',
+        },
     )
-    if tried.returncode != 0:
-        pytest.skip(f"bubblewrap does not work here: {tried.stderr.decode()}")
+    return connect(server, server.key)
 
 
 def run(command: str, **arguments: Any) -> ToolCall:
@@ -209,15 +215,54 @@ def test_links_and_pipes_are_not_kept_and_never_followed(api: Api, scripts: Scri
 def test_a_cancelled_command_ends(api: Api, scripts: Scripts):
     scripted: Scripted = scripts(Step(tool_calls=[run("sleep 999.25", timeout_seconds=500)]))
     worker = api.start(scripted)
-    wait_until(lambda: _running("sleep 999.25"))
+    wait_until(lambda: runs("sleep 999.25"))
     api.client.post(f"/api/workers/{worker['id']}/cancel", json={})
-    wait_until(lambda: not _running("sleep 999.25"))
+    wait_until(lambda: not runs("sleep 999.25"))
     assert api.worker(worker["id"])["incomplete_details"] == {"reason": "cancelled"}
 
 
-def _running(command: str) -> bool:
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, check=True, text=True)
-    return command in listed.stdout.splitlines()
+@pytest.mark.parametrize(
+    ("call", "seconds"),
+    [
+        (run("sleep 0.3"), 0.3),
+        (run("sleep 0.3; exit 3"), 0.3),
+        (run("sleep 1000", timeout_seconds=0.5), 0.5),
+    ],
+)
+def test_the_time_of_commands_costs_whatever_becomes_of_them(
+    priced: Api, scripts: Scripts, call: ToolCall, seconds: float
+):
+    worker = carry_out(priced, scripts, call)
+    assert worker["costs"]["sandboxCostUsd"] >= seconds * PRICE_USD_PER_S
+    assert worker["usage"]["costUsd"] == pytest.approx(sum(worker["costs"].values()), abs=1e-9)
+
+
+def test_the_time_of_a_cancelled_command_costs(priced: Api, scripts: Scripts):
+    worker = priced.start(scripts(Step(tool_calls=[run("sleep 998.5", timeout_seconds=500)])))
+    wait_until(lambda: runs("sleep 998.5"))
+    priced.client.post(f"/api/workers/{worker['id']}/cancel", json={})
+    assert priced.worker(worker["id"])["costs"]["sandboxCostUsd"] > 0
+
+
+def test_a_command_gets_no_more_time_than_its_turn_has(priced: Api, scripts: Scripts):
+    slow = run("echo 1 > early.txt; sleep 1000", timeout_seconds=500)
+    response = priced.create(scripts(Step(tool_calls=[slow]), Step(text="done")), budget="low")
+    worker = response.json()
+    assert "was stopped" in results_of(worker)[0]["notes"][0]
+    assert filenames(worker) == ["early.txt"]
+    assert worker["output_text"] == "done"
+
+
+def test_without_a_sandbox_commands_are_not_offered(
+    new_server: StartServer, connect: Connect, scripts: Scripts
+):
+    server = new_server("unboxed", {"HANDINGER_SANDBOX": "off"})
+    instruction = scripts(Step(text="done"))
+    assert connect(server, server.key).create(instruction).json()["output_text"] == "done"
+    (request,) = instruction.requests
+    assert "run_command" not in request.tool_names
+    assert "write_file" in request.tool_names
+    assert "run_command is not offered" in server.log_path.read_text()
 
 
 @pytest.mark.parametrize("command", ["", "  ", "a\0b", "x" * 200_000])
@@ -229,4 +274,3 @@ def test_what_is_no_command_is_refused(api: Api, scripts: Scripts, command: str)
         if part["type"] == "tool-run_command"
     ]
     assert part["state"] == "output-error"
-    assert json.dumps(part)

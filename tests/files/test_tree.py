@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ def tree(tmp_path: Path) -> Tree:
 
 
 @contextmanager
-def meanwhile(change: Callable[[], object]) -> Iterator[None]:
+def meanwhile(change: Callable[[], object]) -> Generator[None]:
     """Somebody who does this over and over."""
     over = threading.Event()
 
@@ -88,7 +88,7 @@ def test_writing_replaces_links_and_whatever_else_is_in_the_way(tree: Tree, outs
 def test_a_pipe_keeps_nobody_waiting(tree: Tree):
     os.mkfifo(tree.root / "pipe")
     assert tree.read("pipe", 10) is None
-    assert tree.scan().left_out == ["pipe: only regular files are kept"]
+    assert tree.scan().left_out == ["pipe: only files are kept"]
 
 
 def test_a_file_that_is_too_large_is_refused(tree: Tree):

@@ -1,7 +1,6 @@
-"""What commands try that want more than they should have. None may succeed, or harm anybody else."""
+"""What commands try that want more than they should have. None may succeed, or harm others."""
 
 import asyncio
-import ctypes
 import json
 import os
 import platform
@@ -57,7 +56,7 @@ def on_host(command: str) -> bool:
 
 async def until_gone(command: str) -> None:
     async with asyncio.timeout(20):
-        while on_host(command):
+        while on_host(command):  # noqa: ASYNC110 # Nobody tells of its end.
             await asyncio.sleep(0.05)
 
 
@@ -132,7 +131,6 @@ async def test_another_workers_files_cannot_be_reached(sandboxes: Sandboxes):
 async def test_the_system_is_read_only(sandbox: Sandbox, folder: str):
     done = await sandbox.shell(f"touch {folder}/written || mkdir {folder}/written")
     assert done.exit_code != 0
-    assert not Path(folder, "written").exists()
 
 
 async def test_kernel_settings_cannot_be_changed(sandbox: Sandbox):
@@ -271,7 +269,7 @@ for family, address in (
 
 
 async def test_signals_reach_nobody_outside_and_not_the_first_process(sandbox: Sandbox):
-    with subprocess.Popen(["sleep", "1000"]) as outside:
+    with subprocess.Popen(["sleep", "1000"]) as outside:  # noqa: ASYNC220 # It takes no time.
         said = await told(sandbox, f"kill -9 {outside.pid} {os.getpid()}; kill -9 1; echo alive")
         assert "alive" in said
         killed = await sandbox.shell("sleep 1000 & kill -9 -1; wait $!; echo $?")
@@ -285,7 +283,7 @@ async def test_signals_reach_nobody_outside_and_not_the_first_process(sandbox: S
 async def test_the_first_process_cannot_be_looked_into(sandbox: Sandbox):
     said = await told(
         sandbox,
-        "for f in mem maps environ; do head -c 1 /proc/1/$f >/dev/null 2>&1 && echo BROKEN $f; done;"
+        "for f in mem maps environ; do head -c 1 /proc/1/$f 2>/dev/null && echo BROKEN $f; done;"
         " ls /proc/1/fd 2>/dev/null && echo BROKEN fd; ls /proc/self/fd",
     )
     assert "BROKEN" not in said

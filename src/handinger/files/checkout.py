@@ -19,7 +19,7 @@ from handinger.files.workspace import Workspace
 # What tools make for themselves, by the thousand; nobody wants to be sent it.
 TOOLS_OWN = frozenset({"__pycache__", "bower_components", "node_modules", "site-packages", "venv"})
 # So many files are under way at a time, and so many bytes of them are held in memory.
-_BATCH_FILES = 16
+_BATCH_FILES = 64
 _BATCH_BYTES = 64 * 1024 * 1024
 
 _T = TypeVar("_T")
@@ -32,10 +32,16 @@ class _Held:
     sha256: str
     media_type: str
     stamp: Stamp
-    settled: bool  # else a change may have left its stamp as it was
 
-    def is_still(self, stamp: Stamp) -> bool:
-        return self.settled and self.stamp == stamp
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A file that was read; settled: every later change of it is sure to change its stamp."""
+
+    path: str
+    content: bytes
+    held: _Held
+    settled: bool
 
 
 @dataclass(slots=True)
@@ -56,6 +62,9 @@ class Checkout:
         self._max_published = max_published
         self._manifest: dict[str, File] = {}  # as of the last update
         self._held: dict[str, _Held] = {}
+        # Of those: files whose stamp may hide a change, and files that differ from the manifest.
+        self._unsettled: set[str] = set()
+        self._pending: set[str] = set()
 
     async def update(self) -> None:
         """Bring what has changed in the manifest since the last time into the folder.
@@ -63,13 +72,14 @@ class Checkout:
         What a command left in the folder and the manifest could not take stays as it is.
         """
         manifest = {file.path: file for file in await self._workspace.list()}
-        gone = [path for path in self._manifest if path not in manifest and path in self._held]
+        gone = [path for path in self._manifest.keys() - manifest.keys() if path in self._held]
         if gone:
             await asyncio.to_thread(self._remove, gone)
-        missing = [file for file in manifest.values() if self._is_news(file)]
-        for batch in _batches(missing, size=lambda file: file.size):
-            await asyncio.gather(*map(self._bring, batch))
-        self._settle()
+        news = [file for file in manifest.values() if self._is_news(file)]
+        for batch in _batches(news, size=lambda file: file.size):
+            contents = await asyncio.gather(*map(self._workspace.read, batch))
+            await asyncio.to_thread(self._write, batch, contents)
+        self._settle(news)
         self._manifest = manifest
 
     def _is_news(self, file: File) -> bool:
@@ -82,25 +92,33 @@ class Checkout:
     def _remove(self, paths: Sequence[str]) -> None:
         for path in paths:
             self._tree.remove(path)
-            self._held.pop(path, None)
+            self._forget(path)
 
-    async def _bring(self, file: File) -> None:
-        content = await self._workspace.read(file)
-        stamp = await asyncio.to_thread(
-            self._tree.write,
-            file.path,
-            content,
-            executable=file.executable,
-            modified_at=file.updated_at,
-        )
-        self._held[file.path] = _Held(file.sha256, file.media_type, stamp, settled=False)
+    def _write(self, files: Sequence[File], contents: Sequence[bytes]) -> None:
+        for file, content in zip(files, contents, strict=True):
+            stamp = self._tree.write(
+                file.path, content, executable=file.executable, modified_at=file.updated_at
+            )
+            self._hold(file.path, _Held(file.sha256, file.media_type, stamp), settled=False)
 
-    def _settle(self) -> None:
-        """No command has run since these files were written, so their stamps hide nothing."""
+    def _hold(self, path: str, held: _Held, *, settled: bool) -> None:
+        self._held[path] = held
+        if settled:
+            self._unsettled.discard(path)
+        else:
+            self._unsettled.add(path)
+
+    def _forget(self, path: str) -> None:
+        self._held.pop(path, None)
+        self._unsettled.discard(path)
+        self._pending.discard(path)
+
+    def _settle(self, files: Sequence[File]) -> None:
+        """These were written a moment ago and no command has begun: only the last may be unsure."""
         now_ns = time.time_ns()
-        for path, held in self._held.items():
-            if not held.settled and held.stamp.is_settled(now_ns):
-                self._held[path] = replace(held, settled=True)
+        for file in files:
+            if self._held[file.path].stamp.is_settled(now_ns):
+                self._unsettled.discard(file.path)
 
     async def collect(self) -> Collected:
         """What differs from the manifest; the bytes of what is new are stored already."""
@@ -115,17 +133,16 @@ class Checkout:
                 "the next command that leaves few enough, they are kept."
             )
             return collected
-        for batch in _batches(self._doubtful(scan), size=lambda path: scan.files[path].size):
-            await asyncio.gather(*(self._look_into(path, scan) for path in batch))
-        for path in scan.files:
-            change = self._change(path)
-            if change is not None:
-                collected.changes.append(change)
-        collected.removed = [
-            path for path in self._manifest if path not in scan.files and not scan.hides(path)
-        ]
+        doubtful = self._doubtful(scan)
+        for batch in _batches(doubtful, size=lambda path: scan.files[path].size):
+            await self._look_into(batch, scan)
+        changes = map(self._change, sorted({*doubtful, *self._pending} & scan.files.keys()))
+        collected.changes = [change for change in changes if change is not None]
+        self._pending = {change.path for change in collected.changes}
+        gone = self._manifest.keys() - scan.files.keys()
+        collected.removed = sorted(path for path in gone if not scan.hides(path))
         for path in collected.removed:
-            self._held.pop(path, None)
+            self._forget(path)
         self._publish(collected)
         if scan.left_out:
             collected.notes.append("Not kept: " + "; ".join(scan.left_out) + ".")
@@ -133,7 +150,7 @@ class Checkout:
 
     def _scan(self) -> Scan:
         scan = self._tree.scan()
-        for path in [path for path in scan.files if path not in self._manifest]:
+        for path in scan.files.keys() - self._manifest.keys():
             why = why_no_path(path)
             if why is not None:
                 del scan.files[path]
@@ -142,39 +159,40 @@ class Checkout:
 
     def _doubtful(self, scan: Scan) -> list[str]:
         """Files that may contain something else than what is known of them."""
-        held = self._held
+        held, unsettled = self._held, self._unsettled
         return [
             path
             for path, stamp in scan.files.items()
-            if path not in held or not held[path].is_still(stamp)
+            if path not in held or held[path].stamp != stamp or path in unsettled
         ]
 
-    async def _look_into(self, path: str, scan: Scan) -> None:
-        """Read a file, and store its bytes if they are new."""
-        began_ns = time.time_ns()
-        try:
-            found = await asyncio.to_thread(self._read, path)
-        except FileError as error:
-            scan.leave_out(path, str(error))
-            scan.unreadable.append(path)
-            found = None
-        if found is None:
-            del scan.files[path]
-            return
-        content, sha256, stamp = found
-        held = self._held.get(path)
-        if held is None or held.sha256 != sha256:
-            await self._workspace.store(content)
-        self._held[path] = _Held(
-            sha256, media_type(path, content), stamp, stamp.is_settled(began_ns)
-        )
+    async def _look_into(self, paths: Sequence[str], scan: Scan) -> None:
+        """Read files, and store the bytes of those that are new."""
+        found = await asyncio.to_thread(self._read, paths, scan)
+        known = {held.sha256 for path in paths if (held := self._held.get(path)) is not None}
+        new = {read.held.sha256: read.content for read in found if read.held.sha256 not in known}
+        await asyncio.gather(*map(self._workspace.store, new.values()))
+        for read in found:
+            self._hold(read.path, read.held, settled=read.settled)
 
-    def _read(self, path: str) -> tuple[bytes, str, Stamp] | None:
-        found = self._tree.read(path, self._workspace.max_file_bytes)
-        if found is None:
-            return None
-        content, stamp = found
-        return content, hashlib.sha256(content).hexdigest(), stamp
+    def _read(self, paths: Sequence[str], scan: Scan) -> list[_Read]:
+        found: list[_Read] = []
+        for path in paths:
+            began_ns = time.time_ns()
+            try:
+                read = self._tree.read(path, self._workspace.max_file_bytes)
+            except FileError as error:
+                scan.leave_out(path, str(error))
+                scan.unreadable.append(path)
+                read = None
+            if read is None:
+                del scan.files[path]
+                continue
+            content, stamp = read
+            sha256 = hashlib.sha256(content).hexdigest()
+            held = _Held(sha256, media_type(path, content), stamp)
+            found.append(_Read(path, content, held, stamp.is_settled(began_ns)))
+        return found
 
     def _change(self, path: str) -> Change | None:
         held, before = self._held[path], self._manifest.get(path)

@@ -81,11 +81,23 @@ class Tree:
         waiting = [""]
         while waiting:
             folder = waiting.pop()
+            prefix = f"{folder}/" if folder else ""
             try:
                 with self._folder(folder) as descriptor, os.scandir(descriptor) as entries:
                     for entry in entries:
-                        path = f"{folder}/{entry.name}" if folder else entry.name
-                        _note(found, waiting, path, entry)
+                        # Thousands come through here, with every command.
+                        try:
+                            status = entry.stat(follow_symlinks=False)
+                        except OSError:
+                            continue  # It went away.
+                        if stat.S_ISREG(status.st_mode):
+                            found.files[prefix + entry.name] = Stamp.of(status)
+                        elif stat.S_ISDIR(status.st_mode):
+                            waiting.append(prefix + entry.name)
+                        else:
+                            is_link = stat.S_ISLNK(status.st_mode)
+                            why = "links are not kept" if is_link else "only files are kept"
+                            found.leave_out(prefix + entry.name, why)
             except PermissionError:
                 found.unreadable.append(folder)
                 found.leave_out(folder, "the folder cannot be read")
@@ -185,25 +197,6 @@ class Tree:
         except IsADirectoryError:
             # The manifest has a file here, so it has none below.
             shutil.rmtree(name, dir_fd=parent)
-
-
-def _note(found: Scan, waiting: list[str], path: str, entry: os.DirEntry[str]) -> None:
-    try:
-        if entry.is_dir(follow_symlinks=False):
-            waiting.append(path)
-            return
-        status = entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    except OSError:
-        found.leave_out(path, "it cannot be looked at")
-        return
-    if stat.S_ISLNK(status.st_mode):
-        found.leave_out(path, "links are not kept")
-    elif not stat.S_ISREG(status.st_mode):
-        found.leave_out(path, "only regular files are kept")
-    else:
-        found.files[path] = Stamp.of(status)
 
 
 def why_no_path(path: str) -> str | None:

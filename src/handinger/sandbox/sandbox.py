@@ -61,9 +61,6 @@ class Sandbox:
                     workspace=self.workspace,
                     temporary=self._temporary,
                 )
-                self._watching = asyncio.create_task(
-                    self._watch_disk(self._process), name=f"sandbox {self.name}"
-                )
             return self._process
 
     async def execute(
@@ -75,6 +72,10 @@ class Sandbox:
     ) -> Execution:
         """Run a command; see `SandboxProcess.execute`. Raises SandboxError."""
         process = await self.start()
+        if self._watching is None:
+            self._watching = asyncio.create_task(
+                self._watch_disk(process), name=f"sandbox {self.name}"
+            )
         return await process.execute(argv, environment=environment, timeout_s=timeout_s)
 
     async def shell(self, command: str, *, timeout_s: float | None = None) -> Execution:
@@ -152,13 +153,17 @@ def _usage(folder: Path, room_bytes: int, room_entries: int) -> tuple[int, int] 
 
 
 class Sandboxes:
-    """Makes sandboxes, knows which are open, and ends all with the server."""
+    """Makes sandboxes, knows which are open, and ends all with the server.
+
+    One more than is needed runs already, as to start one takes longer than most commands.
+    """
 
     def __init__(self, folders: Folders, host: Host, limits: Limits) -> None:
         self.host = host
         self.limits = limits
         self._folders = folders
         self._open: dict[str, Sandbox] = {}
+        self._spare: asyncio.Task[Sandbox] | None = None
 
     def create(self) -> Sandbox:
         """A new one with an empty workspace. Nothing runs in it yet."""
@@ -166,8 +171,20 @@ class Sandboxes:
         self._open[sandbox.name] = sandbox
         return sandbox
 
+    def prepare_spare(self) -> None:
+        """Have the next one that is taken start now, in the background."""
+        if self._spare is None:
+            self._spare = asyncio.create_task(self._start_new(), name="spare sandbox")
+
     async def take(self) -> Sandbox:
-        """A new one, running already. Raises SandboxError."""
+        """One with an empty workspace that runs already. Raises SandboxError."""
+        self.prepare_spare()
+        spare, self._spare = self._spare, None
+        assert spare is not None
+        self.prepare_spare()
+        return await spare
+
+    async def _start_new(self) -> Sandbox:
         sandbox = self.create()
         try:
             await sandbox.start()
@@ -187,4 +204,8 @@ class Sandboxes:
 
     async def close_all(self) -> None:
         """End every sandbox that is open."""
+        if self._spare is not None:
+            self._spare.cancel()
+            await asyncio.gather(self._spare, return_exceptions=True)
+            self._spare = None
         await asyncio.gather(*(self.close(sandbox) for sandbox in list(self._open.values())))

@@ -88,8 +88,11 @@ def base_folder(settings: Settings) -> Path:
     return settings.data_dir.resolve() / "sandboxes"
 
 
-async def survey(settings: Settings, folders: Folders) -> Survey:
-    """Try to run a command in a sandbox, in the best way that works here."""
+async def survey(settings: Settings, folders: Folders, *, thorough: bool = False) -> Survey:
+    """Try to run a command in a sandbox, in the best way that works here.
+
+    `thorough`: with a finding for everything that a person may want to know.
+    """
     if settings.sandbox == "off":
         return _none("sandbox", "HANDINGER_SANDBOX is off.", "")
     if sys.platform != "linux":
@@ -107,7 +110,7 @@ async def survey(settings: Settings, folders: Folders) -> Survey:
     failures: list[str] = []
     for host in _candidates(Path(bwrap), view):
         try:
-            return await _examine(host, limits, folders)
+            return await _examine(host, limits, folders, thorough=thorough)
         except SandboxError as error:
             failures.append(str(error))
     return _none("sandbox", failures[0] if failures else _NO_PYTHON, _advice(" ".join(failures)))
@@ -167,16 +170,19 @@ def _other_uid() -> int:
     return 65534
 
 
-async def _examine(host: Host, limits: Limits, folders: Folders) -> Survey:
-    """Run a command in a sandbox made so, which looks around. Raises SandboxError."""
+async def _examine(host: Host, limits: Limits, folders: Folders, *, thorough: bool) -> Survey:
+    """Run a command in a sandbox made so. Raises SandboxError."""
     sandbox = Sandbox(f"survey-{secrets.token_hex(4)}", folders, host, limits)
     try:
-        done = await sandbox.execute([str(host.python), "-c", _LOOK], timeout_s=30)
+        look = [str(host.python), "-c", _LOOK]
+        done = await sandbox.execute(look if thorough else ["true"], timeout_s=30)
     finally:
         await sandbox.close()
     if done.exit_code != 0:
         said = done.stderr.decode(errors="replace").strip()[-500:]
         raise SandboxError(f"A command failed in the sandbox: {said}")
+    if not thorough:
+        return Survey(host, ())
     seen = cast("dict[str, Any]", json.loads(done.stdout))
     return Survey(host, tuple(_findings(host, limits, seen)))
 
@@ -279,7 +285,7 @@ def _about_limit(name: str, by_kernel: bool, limit: str) -> Finding:
 async def open_sandboxes(settings: Settings) -> AsyncGenerator[Sandboxes | None]:
     """The sandboxes of this process; None, with a line in the log, where there can be none."""
     async with _folders(settings) as folders:
-        found = await _survey(settings, folders)
+        found = await _survey(settings, folders, thorough=False)
         if found.host is None or not isinstance(folders, Folders):
             logger.warning(
                 "Workers cannot run commands here, so run_command is not offered: %s "
@@ -289,6 +295,7 @@ async def open_sandboxes(settings: Settings) -> AsyncGenerator[Sandboxes | None]
             yield None
             return
         sandboxes = Sandboxes(folders, found.host, Limits.of(settings))
+        sandboxes.prepare_spare()
         try:
             yield sandboxes
         finally:
@@ -298,12 +305,12 @@ async def open_sandboxes(settings: Settings) -> AsyncGenerator[Sandboxes | None]
 async def examine(settings: Settings) -> Survey:
     """What sandboxes can do here, for a person who asks."""
     async with _folders(settings) as folders:
-        return await _survey(settings, folders)
+        return await _survey(settings, folders, thorough=True)
 
 
-async def _survey(settings: Settings, folders: Folders | OSError) -> Survey:
+async def _survey(settings: Settings, folders: Folders | OSError, *, thorough: bool) -> Survey:
     if isinstance(folders, Folders):
-        return await survey(settings, folders)
+        return await survey(settings, folders, thorough=thorough)
     return _none(
         "folder",
         f"The folder for sandboxes {base_folder(settings)} cannot be made: {folders.strerror}.",
