@@ -5,13 +5,21 @@ from collections.abc import Mapping
 from decimal import Decimal
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from handinger import mailbox
@@ -156,6 +164,16 @@ class Settings(BaseSettings):
     sandbox_timeout_s: Annotated[int, Field(ge=1)] = 600
     sandbox_max_published: Annotated[int, Field(ge=0)] = 100
     sandbox_usd_per_second: Annotated[float, Field(ge=0, le=1)] = 0
+    fetch_allow_private: Annotated[tuple[str, ...] | None, NoDecode] = None
+    fetch_trusted_hosts: Annotated[tuple[str, ...] | None, NoDecode] = None
+    fetch_max_bytes: Annotated[int, Field(ge=1024)] = 20 * MIB
+    fetch_timeout_s: Annotated[float, Field(gt=0, le=600)] = 30
+    fetch_max_characters: Annotated[int, Field(ge=1000)] = 30_000
+    search_provider: Literal["ddgs", "brave", "tavily", "searxng", "off"] = "ddgs"
+    search_api_key: SecretStr | None = None
+    search_url: str | None = None
+    search_usd: Annotated[float, Field(ge=0, le=100)] = 0
+    search_timeout_s: Annotated[float, Field(gt=0, le=600)] = 20
     model_timeout_s: Annotated[float, Field(gt=0)] = 600
     model_retries: Annotated[int, Field(ge=0)] = 5
     rate_limit: Annotated[RateLimit | None, NoDecode] = None
@@ -239,6 +257,46 @@ class Settings(BaseSettings):
             if not path.is_dir():
                 raise ValueError(f"there is no folder {str(path)!r}")
         return value
+
+    @field_validator("fetch_allow_private", "fetch_trusted_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        """Commas between them; nothing at all is none."""
+        if not isinstance(value, str):
+            return value
+        return [host for host in (part.strip().lower() for part in value.split(",")) if host]
+
+    @field_validator("fetch_allow_private", "fetch_trusted_hosts", mode="after")
+    @classmethod
+    def _plain_hosts(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for entry in value or ():
+            bare = entry if entry.count(":") < 2 or "[" in entry else f"[{entry}]"
+            try:
+                parts = urlsplit(f"//{bare}")
+                plain = bool(parts.hostname) and parts.netloc == bare and parts.port != 0
+            except ValueError:
+                plain = False
+            if not plain or set(bare) & set("@* \t"):
+                raise ValueError(
+                    f"{entry!r} is no host; write a name or an address, with :PORT or without"
+                )
+        return value or None
+
+    @field_validator("search_url", mode="after")
+    @classmethod
+    def _web_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/") if value else None
+
+    @model_validator(mode="after")
+    def _complete_search(self) -> Self:
+        provider = self.search_provider
+        if provider in ("brave", "tavily") and self.search_api_key is None:
+            raise ValueError(f"HANDINGER_SEARCH_API_KEY is needed for the search by {provider}")
+        if provider == "searxng" and self.search_url is None:
+            raise ValueError("HANDINGER_SEARCH_URL is needed: where your SearXNG is")
+        return self
 
     @field_validator("database_url", mode="after")
     @classmethod

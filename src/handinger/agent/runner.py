@@ -14,7 +14,7 @@ from handinger.agent.hooks import Hooks, StepContext
 from handinger.agent.loop import TurnRun
 from handinger.agent.metering import Metering
 from handinger.agent.opening import Opening
-from handinger.agent.tools import commands, schedules, workspace
+from handinger.agent.tools import commands, schedules, web, workspace
 from handinger.agent.tools.context import ToolContext
 from handinger.errors import Superseded
 from handinger.ids import TurnId, WorkerId
@@ -111,11 +111,12 @@ class Runner:
         return run.others_wait
 
 
-def all_tools(*, with_commands: bool) -> list[Tool[ToolContext]]:
+def all_tools(settings: Settings, *, with_commands: bool) -> list[Tool[ToolContext]]:
     """Every tool of the agent."""
     return [
         *workspace.tools(),
         *schedules.tools(),
+        *web.tools(settings),
         *(commands.tools() if with_commands else ()),
     ]
 
@@ -126,7 +127,9 @@ def make_metering(model: Model, settings: Settings, *, with_commands: bool) -> M
         settings,
         price=prices.of(settings),
         output_limit=models.output_limit(model),
-        tools={tool.name: tool.tool_def for tool in all_tools(with_commands=with_commands)},
+        tools={
+            tool.name: tool.tool_def for tool in all_tools(settings, with_commands=with_commands)
+        },
     )
 
 
@@ -135,7 +138,7 @@ def make_agent(model: Model, settings: Settings, *, with_commands: bool) -> Agen
     return Agent(
         model,
         deps_type=StepContext,
-        tools=all_tools(with_commands=with_commands),
+        tools=all_tools(settings, with_commands=with_commands),
         instructions=_instructions,
         capabilities=[Hooks()],
         model_settings=models.request_settings(settings),

@@ -1,16 +1,18 @@
 """The taint rule: what tools may do once text from outside has reached their worker.
 
 Whatever a tool brings in from outside is `untrusted`. A tool that reaches outward asks here before
-it does: `require_url`, `require_instruction`, `require_permission`. A refusal is a result that the
+it does: `require_url`, `require_permission`. A refusal is a result that the
 model can act on.
 """
 
 from pydantic_ai import RunContext, ToolFailed
 
 from handinger.agent.tools.context import ToolContext, effects
+from handinger.attachments import INBOX
+from handinger.files import File
 from handinger.turns import taint
 from handinger.turns.taint import Origin, UntrustedText
-from handinger.web import urls
+from handinger.web.urls import WebUrl
 
 _SEEN = (
     "URLs that stand, exactly so, in an instruction, in search results or on a page that was "
@@ -35,6 +37,20 @@ def untrusted(
     effects(ctx).untrusted.append(read)
 
 
+async def shown(ctx: RunContext[ToolContext], file: File, text: str) -> None:
+    """The running call shows text of a file; what came with an instruction is untrusted.
+
+    What the agent wrote there itself is not, so that it cannot name an address to itself.
+    """
+    if not file.path.startswith(f"{INBOX}/"):
+        return
+    turn = ctx.deps.turn
+    async with ctx.deps.database.tenant(turn.organization_id).statements() as sql:
+        came_along = await taint.came_along(sql, turn.worker_id, file.sha256)
+    if came_along:
+        untrusted(ctx, text, origin="upload")
+
+
 async def is_tainted(ctx: RunContext[ToolContext]) -> bool:
     """Whether text from outside had reached this worker when the model chose the running call."""
     turn = ctx.deps.turn
@@ -55,21 +71,6 @@ async def require_url(ctx: RunContext[ToolContext], url: str, *, same_host: bool
         )
 
 
-async def require_instruction(ctx: RunContext[ToolContext], text: str) -> None:
-    """Let a tainted turn leave an instruction for later only with URLs that it may reach now.
-
-    Else what is refused to it today it could order itself to do tomorrow. Raises ToolFailed.
-    """
-    if not await is_tainted(ctx):
-        return
-    for address in urls.addresses_in(text):
-        if not await _is_pointed_at(ctx, f"https://{address}"):
-            raise ToolFailed(
-                f"Refused: the instruction names {address!r}, which is not one of the {_SEEN}. "
-                "Leave it out, or name one as it stands."
-            )
-
-
 async def require_permission(ctx: RunContext[ToolContext], action: str, *, permitted: bool) -> None:
     """Let a tainted turn act on the outside world only if its organization said so.
 
@@ -86,9 +87,10 @@ async def require_permission(ctx: RunContext[ToolContext], action: str, *, permi
 async def _is_pointed_at(
     ctx: RunContext[ToolContext], url: str, *, same_host: bool = False
 ) -> bool:
-    address, host = urls.address(url), urls.host_of(url)
-    if address is None or host is None:
+    parsed = WebUrl.parse(url)
+    if parsed is None:
         return False
+    address, host = parsed.address, parsed.host
     turn = ctx.deps.turn
     async with ctx.deps.database.tenant(turn.organization_id).statements() as sql:
         return await taint.was_instructed(

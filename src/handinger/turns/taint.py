@@ -9,6 +9,8 @@ last.
 from dataclasses import dataclass
 from typing import Literal
 
+from psycopg.types.json import Jsonb
+
 from handinger.ids import TurnId, WorkerId
 from handinger.storage.database import TenantStatements
 from handinger.web import urls
@@ -34,7 +36,13 @@ class UntrustedText:
         host: str | None = None,
         links: frozenset[str] | None = None,
     ) -> "UntrustedText":
-        """Of a text, and the addresses that it links to without spelling them out."""
+        """Of a text, and the addresses that it links to without spelling them out.
+
+        A foreign tool may repeat what it was given, in whatever form, so what it names does not
+        count: else the agent could have any address named to itself.
+        """
+        if origin == "mcp":
+            return cls(origin, frozenset(), host)
         return cls(origin, frozenset(urls.addresses_in(text) | (links or frozenset())), host)
 
 
@@ -70,12 +78,16 @@ async def is_tainted(
     """Whether untrusted text had reached the worker when the model made this step's calls.
 
     What the step's own calls have read meanwhile is not counted: the model chose them all before.
+    Files that came with an instruction count from their turn on, read or not: commands read them
+    without telling.
     """
     return bool(
         await sql.value(
             "SELECT EXISTS (SELECT 1 FROM untrusted_texts"
             " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s"
-            " AND NOT (turn_id = %(turn_id)s AND step = %(step)s AND step > 0))",
+            " AND NOT (turn_id = %(turn_id)s AND step = %(step)s AND step > 0))"
+            " OR EXISTS (SELECT 1 FROM turns WHERE organization_id = %(organization_id)s"
+            " AND worker_id = %(worker_id)s AND attachments @> '[{\"delivered\": true}]')",
             worker_id=worker_id,
             turn_id=turn_id,
             step=step,
@@ -103,16 +115,21 @@ async def was_read(
     )
 
 
+async def came_along(sql: TenantStatements, worker_id: WorkerId, sha256: str) -> bool:
+    """Whether these bytes came with an instruction of the worker's, whatever their name is now."""
+    return bool(
+        await sql.value(
+            "SELECT EXISTS (SELECT 1 FROM turns WHERE organization_id = %(organization_id)s"
+            " AND worker_id = %(worker_id)s AND attachments @> %(file)s)",
+            worker_id=worker_id,
+            file=Jsonb([{"sha256": sha256, "delivered": True}]),
+        )
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Instruction:
     input: str
-    source: str
-
-    def names(self, address: str) -> bool:
-        """A schedule's may be the agent's, and was looked through for whole URLs only."""
-        by_a_person = self.source != "schedule"
-        found = urls.addresses_named if by_a_person else urls.addresses_in
-        return address in found(self.input)
 
 
 async def was_instructed(
@@ -124,7 +141,7 @@ async def was_instructed(
     """
     instructions = await sql.all(
         _Instruction,
-        "SELECT input, source FROM turns WHERE organization_id = %(organization_id)s"
+        "SELECT input FROM turns WHERE organization_id = %(organization_id)s"
         " AND worker_id = %(worker_id)s AND source <> 'agent'"
         " AND strpos(lower(input), %(host)s) > 0"
         " AND NOT EXISTS (SELECT 1 FROM untrusted_texts u"
@@ -134,4 +151,4 @@ async def was_instructed(
         # An international name may stand there in its own letters.
         host="" if "xn--" in host else host,
     )
-    return any(instruction.names(address) for instruction in instructions)
+    return any(address in urls.addresses_named(row.input) for row in instructions)

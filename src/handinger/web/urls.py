@@ -5,6 +5,7 @@ An address leaves out the scheme and the fragment: neither carries anything to t
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 # What a browser and a search engine take; longer ones are scripts' own.
@@ -25,27 +26,53 @@ _MAX_ENDS = 4  # looked at from either side
 _UNRESERVED_IN_PATH = "/%:@!$&'()*+,;=~-._"
 
 
-def address(url: str) -> str | None:
-    """Host, port, path and query of an http(s) URL in one spelling; None for any other text.
+@dataclass(frozen=True, slots=True)
+class WebUrl:
+    """A URL that may be fetched, taken apart. `target` is path and query as they are sent."""
 
-    A URL with credentials has no address, nor has one that is too long.
-    """
-    try:
-        parts = urlsplit(url.strip())
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return None
-    if parts.scheme not in _PORTS or not host or "@" in parts.netloc:
-        return None
-    spelled = host_name(host)
-    if ":" in spelled:
-        spelled = f"[{spelled}]"
-    if port is not None and port != _PORTS[parts.scheme]:
-        spelled = f"{spelled}:{port}"
-    path = _quoted(parts.path) or "/"
-    query = f"?{_quoted(parts.query, '?')}" if parts.query else ""
-    written = f"{spelled}{path}{query}"
-    return written if len(written) <= MAX_URL_CHARACTERS else None
+    scheme: str
+    host: str
+    port: int
+    target: str
+
+    @classmethod
+    def parse(cls, url: str) -> "WebUrl | None":
+        """None for what is not http(s), has credentials in it, names no host or is too long."""
+        try:
+            parts = urlsplit(url.strip())
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            return None
+        if parts.scheme not in _PORTS or not host or "@" in parts.netloc:
+            return None
+        query = f"?{_quoted(parts.query, '?')}" if parts.query else ""
+        parsed = cls(
+            scheme=parts.scheme,
+            host=host_name(host),
+            port=_PORTS[parts.scheme] if port is None else port,
+            target=(_quoted(parts.path) or "/") + query,
+        )
+        return parsed if parsed.host and len(str(parsed)) <= MAX_URL_CHARACTERS else None
+
+    @property
+    def authority(self) -> str:
+        """Host and port, without the scheme's own port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """What is compared: no scheme, no fragment."""
+        return self.authority + self.target
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.address}"
+
+
+def address(url: str) -> str | None:
+    """The address of a URL; None for what may not be fetched at all."""
+    parsed = WebUrl.parse(url)
+    return parsed.address if parsed else None
 
 
 def host_name(host: str) -> str:
@@ -57,15 +84,6 @@ def host_name(host: str) -> str:
         return name.encode("idna").decode("ascii").rstrip(".")
     except UnicodeError:
         return name
-
-
-def host_of(url: str) -> str | None:
-    """The host of a URL in one spelling, if it has one."""
-    try:
-        host = urlsplit(url.strip()).hostname
-    except ValueError:
-        return None
-    return host_name(host) if host else None
 
 
 def addresses(urls: Iterable[str]) -> set[str]:

@@ -10,6 +10,7 @@ from pydantic_ai import RunContext, ToolFailed
 
 from handinger import sources
 from handinger.agent.shell import Shell
+from handinger.agent.tools.pages import Pages
 from handinger.budgets import Kind, Reservation, Spending
 from handinger.files import Change, Workspace
 from handinger.settings import Settings
@@ -62,6 +63,7 @@ class ToolContext:
     shell: Shell | None = None  # None where there are no sandboxes
     tools_end_at: datetime | None = None  # when calls are cut off, so that the turn can conclude
     step: int = 0  # the number of the model call, from 1
+    pages: Pages = field(default_factory=Pages)
     # The worker's, by URL; None until one is needed.
     sources: dict[str, Source] | None = None
     # By the id of the call. Calls of one step have different ids.

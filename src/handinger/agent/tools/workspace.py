@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_ai import RunContext, Tool
 
+from handinger.agent import taint
 from handinger.agent.tools.context import IDEMPOTENT, ToolContext, effects
 from handinger.files import Change, FileError
 
@@ -40,6 +41,7 @@ async def read_file(
             f"{file.path!r} is not a text file ({file.media_type}, {file.size} bytes)."
         ) from error
     piece = text[offset : offset + limit]
+    await taint.shown(ctx, file, piece)
     rest = len(text) - offset - len(piece)
     if rest <= 0:
         return piece

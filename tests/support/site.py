@@ -1,0 +1,84 @@
+"""A web site on loopback for tests: pages by path, and which requests came in."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One fixed answer."""
+
+    body: bytes | str
+    media_type: str = "text/html; charset=utf-8"
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, request: BaseHTTPRequestHandler) -> None:
+        body = self.body.encode() if isinstance(self.body, str) else self.body
+        request.send_response(self.status)
+        if self.media_type:
+            request.send_header("Content-Type", self.media_type)
+        request.send_header("Content-Length", str(len(body)))
+        for name, value in self.headers.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(body)
+
+
+def redirect(location: str, status: int = 302) -> Reply:
+    """An answer that sends the reader elsewhere."""
+    return Reply("", status=status, headers={"Location": location})
+
+
+class Site:
+    """`pages` may be changed while it runs; `seen` are the targets that were asked for."""
+
+    def __init__(self, pages: Mapping[str, Answer] | None = None, host: str = "127.0.0.1") -> None:
+        self.pages: dict[str, Answer] = dict(pages or {})
+        self.seen: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.bodies: list[bytes] = []
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, format: str, *arguments: object) -> None:
+                """Tests look at `seen`."""
+
+            def do_GET(self) -> None:
+                site.seen.append(self.path)
+                site.headers.append({name.lower(): value for name, value in self.headers.items()})
+                size = int(self.headers.get("Content-Length") or 0)
+                site.bodies.append(self.rfile.read(size))
+                answer = site.pages.get(self.path) or site.pages.get(self.path.partition("?")[0])
+                # The reader may have had enough before the end.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    (answer or Reply("nothing here", status=404))(self)
+
+            do_POST = do_GET
+
+        self._server = ThreadingHTTPServer((host, 0), Handler)
+        self._server.daemon_threads = True
+        self._server.block_on_close = False
+        self.port = self._server.server_port
+        self.origin = f"http://{host}:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+
+    def __enter__(self) -> "Site":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
