@@ -20,6 +20,7 @@ from handinger._version import __version__
 from handinger.agent import model as models
 from handinger.agent import runner as runners
 from handinger.agent.conversation import Conversations
+from handinger.agent.mcp import McpServers, McpTools
 from handinger.api import description
 from handinger.api import email_settings as email_settings_routes
 from handinger.api import emails as email_routes
@@ -73,7 +74,16 @@ def configure_logging(settings: Settings) -> None:
     root.setLevel(settings.log_level.upper())
     if settings.log_level != "debug":
         # They report every request and every job.
-        for name in ("alembic", "mail.log", "procrastinate", "httpx", "httpx2", "uvicorn"):
+        for name in (
+            "alembic",
+            "fastmcp",
+            "httpx",
+            "httpx2",
+            "mail.log",
+            "mcp",
+            "procrastinate",
+            "uvicorn",
+        ):
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -99,17 +109,24 @@ async def _serve(settings: Settings) -> None:
             refresh=functools.partial(reading.refresh, database),
             moved=functools.partial(reading.moved, database),
         )
+        mcp = McpServers(database, settings)
         stopping = asyncio.Event()
         runner = runners.Runner(
             database=database,
             blobs=blobs,
             settings=settings,
             hub=hub,
-            agent=runners.make_agent(model, settings, with_commands=sandboxes is not None),
+            agent=runners.make_agent(
+                model,
+                settings,
+                with_commands=sandboxes is not None,
+                toolsets=[McpTools(mcp)],
+            ),
             stopping=stopping,
             conversations=Conversations(),
             sandboxes=sandboxes,
             metering=runners.make_metering(model, settings, with_commands=sandboxes is not None),
+            mcp=mcp,
         )
         housekeeping = Housekeeping(database, max_queued_turns=settings.max_queued_turns)
         engine = Engine(

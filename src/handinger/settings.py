@@ -133,6 +133,9 @@ class Settings(BaseSettings):
     model: str | None = None
     public_url: str | None = None
     bootstrap_api_key: SecretStr | None = None
+    secret_key: Annotated[SecretStr | None, Field(min_length=32)] = None
+    mcp_connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 10
+    mcp_call_timeout_s: Annotated[float, Field(gt=0)] = 120
     budgets: dict[BudgetName, BudgetLimits] = Field(default_factory=lambda: dict(DEFAULT_BUDGETS))
     prices: dict[str, ModelRates] = Field(default_factory=dict[str, ModelRates])
     max_output_tokens: Annotated[int | None, Field(ge=256)] = None

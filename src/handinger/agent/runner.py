@@ -2,16 +2,19 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pydantic_ai import Agent, RunContext, Tool
 from pydantic_ai.models import Model
+from pydantic_ai.toolsets import AbstractToolset
 
 from handinger import prices
 from handinger.agent import model as models
 from handinger.agent.conversation import Conversations
 from handinger.agent.hooks import Hooks, StepContext
 from handinger.agent.loop import TurnRun
+from handinger.agent.mcp import McpServers
 from handinger.agent.metering import Metering
 from handinger.agent.opening import Opening
 from handinger.agent.tools import commands, schedules, web, workspace
@@ -47,6 +50,7 @@ class Runner:
     conversations: Conversations
     metering: Metering
     sandboxes: Sandboxes | None = None  # None: this host has none
+    mcp: McpServers | None = None
     # Turns that the database's absence took from this process.
     lost: set[TurnId] = field(default_factory=set[TurnId])
 
@@ -108,6 +112,9 @@ class Runner:
                     raise
                 logger.exception("Turn %s failed", turn.id)
                 await run.fail()
+            finally:
+                if self.mcp is not None:
+                    await self.mcp.end(turn.id)
         return run.others_wait
 
 
@@ -133,12 +140,19 @@ def make_metering(model: Model, settings: Settings, *, with_commands: bool) -> M
     )
 
 
-def make_agent(model: Model, settings: Settings, *, with_commands: bool) -> Agent[StepContext, str]:
+def make_agent(
+    model: Model,
+    settings: Settings,
+    *,
+    with_commands: bool,
+    toolsets: Sequence[AbstractToolset[StepContext]] = (),
+) -> Agent[StepContext, str]:
     """The agent that carries out every turn of this process."""
     return Agent(
         model,
         deps_type=StepContext,
         tools=all_tools(settings, with_commands=with_commands),
+        toolsets=toolsets,
         instructions=_instructions,
         capabilities=[Hooks()],
         model_settings=models.request_settings(settings),

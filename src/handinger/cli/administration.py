@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
-from handinger import keys, settings
+from handinger import keys, mcp_servers, settings
+from handinger.cli.failures import CommandError, ExitCode
 from handinger.errors import NotFound
 from handinger.keys import CreatedKey, Key, Organization
+from handinger.mcp_servers import McpServer
 from handinger.storage.database import Database, open_database
+from handinger.storage.sealing import open_sealer
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedTool:
+    """A tool of an MCP server, as the workers get it."""
+
+    name: str
+    description: str
+    reads_only: bool
+    may_write: bool
 
 
 async def create_key(name: str, org: str | None) -> tuple[Organization, CreatedKey]:
@@ -39,6 +53,63 @@ async def list_organizations() -> list[Organization]:
     """Every organization, oldest first."""
     async with open_database(settings.load()) as database:
         return await keys.list_organizations(database)
+
+
+async def add_mcp_server(
+    name: str,
+    target: str,
+    org: str | None,
+    *,
+    headers: dict[str, str],
+    environment: dict[str, str],
+    may_write: list[str],
+) -> McpServer:
+    """Configure an MCP server for the organization that `org` names, or for the first."""
+    connection = mcp_servers.read_connection(target, headers=headers, environment=environment)
+    async with _opened(org) as (database, organization):
+        return await mcp_servers.add(
+            database,
+            open_sealer(settings.load()),
+            organization.id,
+            name,
+            connection=connection,
+            may_write=may_write,
+        )
+
+
+async def list_mcp_servers(org: str | None) -> list[McpServer]:
+    """The MCP servers of the organization that `org` names, or of the first."""
+    async with _opened(org) as (database, organization):
+        return await mcp_servers.list_servers(database, organization.id)
+
+
+async def remove_mcp_server(name: str, org: str | None) -> None:
+    """Forget an MCP server of the organization that `org` names, or of the first."""
+    async with _opened(org) as (database, organization):
+        await mcp_servers.remove(database, organization.id, name)
+
+
+async def check_mcp_server(name: str, org: str | None) -> list[OfferedTool]:
+    """The tools that an MCP server offers now. Raises CommandError."""
+    # The agent takes seconds to load, which no other command should wait for.
+    from handinger.agent import mcp
+
+    configured = settings.load()
+    async with _opened(org) as (database, organization):
+        servers = await mcp_servers.load(database, open_sealer(configured), organization.id)
+    server = next((server for server in servers if server.name == name), None)
+    if server is None:
+        raise NotFound(f"There is no MCP server {name[:80]!r}; see `handinger mcp list`.")
+    try:
+        tools = await mcp.list_tools(server, configured)
+    except mcp.McpUnreachable as error:
+        raise CommandError(str(error), exit_code=ExitCode.NETWORK) from error
+    return [
+        OfferedTool(
+            tool.definition.name, tool.definition.description or "", tool.reads_only, tool.permitted
+        )
+        for tool in tools
+    ]
 
 
 @asynccontextmanager

@@ -76,6 +76,7 @@ app.command(
 )
 app.command("handinger.cli.keys:app", name="keys", help="API keys, on the server's database.")
 app.command("handinger.cli.orgs:app", name="orgs", help="Organizations, on the server's database.")
+app.command("handinger.cli.mcp:app", name="mcp", help="MCP servers, on the server's database.")
 app.command(
     "handinger.cli.serve:config",
     name="config",

@@ -459,3 +459,20 @@ outbound_emails = Table(
     Index(None, "worker_id", "id"),
     Index(None, "turn_id"),
 )
+
+# MCP servers of an organization. `sealed` holds all that it takes to connect, see `mcp_servers`.
+mcp_servers = Table(
+    "mcp_servers",
+    metadata,
+    Column(
+        "organization_id",
+        Text,
+        ForeignKey("organizations.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("name", Text, primary_key=True),
+    Column("target", Text, nullable=False),
+    Column("may_write", ARRAY(Text), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    _created_at(),
+)
