@@ -24,7 +24,7 @@ def priced(new_server: StartServer, connect: Connect) -> Api:
         "priced",
         {
             "HANDINGER_SANDBOX_USD_PER_SECOND": str(PRICE_USD_PER_S),
-            "HANDINGER_BUDGETS": '{"low": {"seconds": 10}}',
+            "HANDINGER_BUDGETS": '{"low": {"seconds": 10, "usd": 5}}',
         },
     )
     return connect(server, server.key)

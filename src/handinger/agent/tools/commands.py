@@ -100,7 +100,7 @@ def _timeout_s(ctx: RunContext[ToolContext], wanted_s: float) -> float:
     if reserved is not None:
         # The clock runs on a little until a command that is late has stopped.
         paid_s = reserved / (deps.settings.sandbox_usd_per_second * 1e9) - _STOPPING_S
-        if paid_s < _LEAST_PAID_S:
+        if paid_s < min(allowed_s, _LEAST_PAID_S):
             raise ToolFailed("The budget of this turn has no money left for a command.")
         allowed_s = min(allowed_s, paid_s)
     return allowed_s
