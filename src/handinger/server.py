@@ -133,6 +133,7 @@ async def _serve(settings: Settings) -> None:
             database=database,
             handlers=jobs.handlers(runner, Alarm(database, settings)),
             concurrency=settings.max_concurrent_turns,
+            queue_cap=settings.max_concurrent_turns_per_organization,
             sweep=housekeeping.sweep,
             stopping=stopping,
         )

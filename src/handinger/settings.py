@@ -141,6 +141,7 @@ class Settings(BaseSettings):
     max_output_tokens: Annotated[int | None, Field(ge=256)] = None
     usd_per_credit: Annotated[Decimal, Field(gt=0, le=1_000_000)] = Decimal("0.01")
     max_concurrent_turns: Annotated[int, Field(ge=1)] = 64
+    max_concurrent_turns_per_organization: Annotated[int | None, Field(ge=1)] = None
     max_waiting_turns_per_worker: Annotated[int, Field(ge=1)] = 20
     max_queued_turns: Annotated[int, Field(ge=1)] = 10_000
     max_attempts: Annotated[int, Field(ge=1)] = 5

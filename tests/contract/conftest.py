@@ -125,13 +125,14 @@ def new_organization(
     """Makes a further organization with a key."""
 
     def make(name: str) -> Api:
-        secret = asyncio.run(_new_key(server.data_dir, postgres_url, name))
+        secret = asyncio.run(new_key(server.data_dir, postgres_url, name))
         return connect(server, secret)
 
     return make
 
 
-async def _new_key(data_dir: Path, url: str, organization_name: str) -> str:
+async def new_key(data_dir: Path, url: str, organization_name: str) -> str:
+    """The secret of a key of a further organization."""
     async with open_database(
         Settings.model_validate({"data_dir": data_dir, "database_url": url})
     ) as database:

@@ -1,5 +1,6 @@
 """What a server refuses because it is too much, or because it is going down (0)."""
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from tests.contract.conftest import Connect, StartServer
+from tests.contract.conftest import Connect, StartServer, new_key
 from tests.contract.wire import error_in, worker_in, workers_in
 from tests.contract.world import Api, Scripts, wait_until
 from tests.support.model_server import Step
@@ -167,3 +168,31 @@ def test_a_server_that_shuts_down_answers_503_and_finishes_what_runs(
     assert api.turn(held_id, waiting_id)["output_text"] == "late"
     assert len(api.turns(held_id)) == 2
     assert len(workers_in(api.client.get("/api/workers"))["workers"]) == 2
+
+
+def test_long_turns_of_one_organization_leave_room_for_another(
+    new_server: StartServer, connect: Connect, scripts: Scripts
+):
+    """Two turns run at once, and one of each organization."""
+    server = new_server(
+        "fair",
+        {
+            "HANDINGER_MAX_CONCURRENT_TURNS": "2",
+            "HANDINGER_MAX_CONCURRENT_TURNS_PER_ORGANIZATION": "1",
+        },
+    )
+    secret = asyncio.run(
+        new_key(server.data_dir, server.environment["HANDINGER_DATABASE_URL"], "another")
+    )
+    many, few = connect(server, server.key), connect(server, secret)
+    holding, following = scripts.held(), scripts(Step(text="next"))
+    holder = many.start(holding)
+    holding.wait_for(1)
+    waiting = many.start(following)
+
+    assert few.create(scripts(Step(text="at once"))).json()["output_text"] == "at once"
+    assert many.worker(waiting["id"])["status"] == "pending"
+    assert following.requests == []
+    holding.open()
+    assert many.wait_until_idle(waiting["id"])["output_text"] == "next"
+    assert many.worker(holder["id"])["status"] == "completed"

@@ -3,8 +3,10 @@
 import asyncio
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +25,8 @@ from tests.support.model_server import ModelServer, Step
 POLL_S = 60.0
 TOLD_WITHIN_S = 20.0
 WORKERS, ROUNDS = 5, 100
+
+_numbers = count()
 
 
 def poll_seldom() -> None:
@@ -217,8 +221,9 @@ def wait_for_answer(stand: Stand, worker_id: str, *, timeout_s: float) -> None:
 async def database(stand: Stand, tmp_path: Path) -> AsyncIterator[Database]:
     """A database of its own, where no server works."""
     with psycopg.connect(stand.observer.url, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE engine_alone")
-    url = urlsplit(stand.observer.url)._replace(path="/engine_alone").geturl()
+        name = f"engine_{next(_numbers)}"
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    url = urlsplit(stand.observer.url)._replace(path=f"/{name}").geturl()
     async with open_database(settings.load(data_dir=tmp_path, database_url=url)) as database:
         yield database
 
@@ -262,6 +267,55 @@ async def test_a_job_that_waits_for_its_lock_starts_when_the_lock_is_free(
     assert max(delays_s) < TOLD_WITHIN_S
 
 
-async def enqueue(database: Database, lock: str) -> None:
+async def enqueue(database: Database, lock: str, *, queue: str = "shared") -> None:
     async with database.system().transaction() as sql:
-        await engine.enqueue(sql.connection, "work", lock=lock)
+        await engine.enqueue(sql.connection, "work", lock=lock, queue=queue)
+
+
+@pytest.mark.anyio
+async def test_jobs_of_a_capped_queue_leave_room_for_others_on_every_server(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes with three slots each, and at most two for one queue."""
+    monkeypatch.setattr(queue, "_POLL_INTERVAL_S", POLL_S)
+    running: set[str] = set()
+    may_end: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def handle(lock: str) -> None:
+        running.add(lock)
+        await may_end[lock].wait()
+        running.remove(lock)
+
+    async def nothing() -> None:
+        pass
+
+    async def until_running(expected: set[str], *, of_many: int = 0) -> None:
+        def differs() -> bool:
+            many = {name for name in running if name.startswith("many")}
+            return running - many != expected or len(many) != of_many
+
+        while differs():  # noqa: ASYNC110 # What starts rings no bell.
+            await asyncio.sleep(0.01)
+
+    def process() -> Engine:
+        return Engine(
+            database=database, handlers={"work": handle}, concurrency=3, sweep=nothing, queue_cap=2
+        )
+
+    async with (
+        asyncio.timeout(TOLD_WITHIN_S),
+        process().running(grace_s=1, rescue_all=False),
+        process().running(grace_s=1, rescue_all=False),
+    ):
+        for number in range(8):
+            await enqueue(database, f"many {number}", queue="many")
+        await until_running(set(), of_many=4)
+        await enqueue(database, "few 1", queue="few")
+        await enqueue(database, "few 2", queue="few")
+        await until_running({"few 1", "few 2"}, of_many=4)
+        for name in [name for name in running if name[:4] == "many"]:
+            may_end[name].set()  # The next of the same queue goes on, though nobody polls.
+        await until_running({"few 1", "few 2"}, of_many=4)
+        for name in ("few 1", "few 2", *(f"many {number}" for number in range(8))):
+            may_end[name].set()
+        await until_running(set())

@@ -6,7 +6,9 @@ once too often does no harm. That is why a stalled job is simply replaced by a f
 
 import asyncio
 import contextlib
+import functools
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,10 +16,11 @@ from typing import LiteralString
 
 import psycopg
 from procrastinate import App, PsycopgConnector, exceptions
+from procrastinate.job_context import JobContext
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 
-from handinger.engine.worker import JobWorker
+from handinger.engine.worker import CappedJobs, JobWorker
 from handinger.storage.database import Connection, Database, is_connection_error
 
 logger = logging.getLogger(__name__)
@@ -44,13 +47,14 @@ async def enqueue(
     job: str,
     *,
     lock: str,
+    queue: str = QUEUE,
     at: datetime | None = None,
     failures: int = 0,
 ) -> None:
     """See to it that a job runs under this lock, in the caller's transaction.
 
     At most one waits per lock, besides the one that runs; one that waits for a later time is
-    brought forward.
+    brought forward. How many jobs of a queue run at once may be capped, see `Engine.queue_cap`.
     """
     # The look and the insert must not be torn apart by another process's: a violated queueing
     # lock would abort the caller's whole transaction.
@@ -68,10 +72,12 @@ async def enqueue(
                 [at, found[0]],
             )
         return
-    await _defer(connection, [_job(job, lock=lock, at=at, failures=failures)])
+    await _defer(connection, [_job(job, lock=lock, queue=queue, at=at, failures=failures)])
 
 
-async def enqueue_all(connection: Connection, job: str, *, locks: Sequence[str]) -> None:
+async def enqueue_all(
+    connection: Connection, job: str, *, locks: Sequence[str], queue: str = QUEUE
+) -> None:
     """As `enqueue`, for now and for many locks, which all callers give in the same order."""
     await connection.execute(
         "SELECT pg_advisory_xact_lock(hashtextextended(lock, 0)) FROM unnest(%s::text[]) lock",
@@ -87,13 +93,13 @@ async def enqueue_all(connection: Connection, job: str, *, locks: Sequence[str])
     )
     waiting = {row[0] for row in await cursor.fetchall()}
     if missing := [lock for lock in locks if lock not in waiting]:
-        await _defer(connection, [_job(job, lock=lock) for lock in missing])
+        await _defer(connection, [_job(job, lock=lock, queue=queue) for lock in missing])
 
 
-def _job(name: str, *, lock: str, at: datetime | None = None, failures: int = 0) -> Job:
+def _job(name: str, *, lock: str, queue: str, at: datetime | None = None, failures: int = 0) -> Job:
     return Job(
         id=None,
-        queue=QUEUE,
+        queue=queue,
         lock=lock,
         queueing_lock=lock,
         task_name=name,
@@ -119,9 +125,9 @@ ENQUEUE_NEW: LiteralString = (
 )
 
 
-def new_job(job: str, *, lock: str) -> dict[str, object]:
+def new_job(job: str, *, lock: str, queue: str = QUEUE) -> dict[str, object]:
     """The parameters of ENQUEUE_NEW."""
-    return {"job_queue": QUEUE, "job_name": job, "job_lock": lock}
+    return {"job_queue": queue, "job_name": job, "job_lock": lock}
 
 
 async def drop_waiting(connection: Connection, *, lock: str) -> None:
@@ -129,22 +135,6 @@ async def drop_waiting(connection: Connection, *, lock: str) -> None:
     await connection.execute(
         "DELETE FROM procrastinate_jobs WHERE lock = %s AND status = 'todo'", [lock]
     )
-
-
-def _new_worker(app: App, concurrency: int) -> JobWorker:
-    worker = JobWorker(
-        app,
-        name="handinger",
-        concurrency=concurrency,
-        fetch_job_polling_interval=_POLL_INTERVAL_S,
-        abort_job_polling_interval=60,
-        delete_jobs="always",
-        install_signal_handlers=False,
-        update_heartbeat_interval=_HEARTBEAT_INTERVAL_S,
-        stalled_worker_timeout=60,
-    )
-    worker.prepare()
-    return worker
 
 
 @dataclass(slots=True)
@@ -156,6 +146,8 @@ class Engine:
     concurrency: int
     # Called with each rescue round, for work whose job is gone altogether.
     sweep: Callable[[], Awaitable[None]]
+    # How many jobs of one queue this process runs at once, but for QUEUE's; None: no cap.
+    queue_cap: int | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _worker: JobWorker | None = None  # takes jobs
     _workers: set[JobWorker] = field(default_factory=set[JobWorker])  # runs jobs
@@ -195,32 +187,61 @@ class Engine:
 
     def _app(self) -> App:
         app = App(connector=PsycopgConnector())
+        app.job_manager = CappedJobs(app.connector, self._full_queues)
         for name, handler in self.handlers.items():
-            app.task(name=name)(self._guarded(name, handler))
+            app.task(name=name, pass_context=True)(self._guarded(name, handler))
         return app
 
+    def _new_worker(self, app: App) -> JobWorker:
+        worker = JobWorker(
+            app,
+            name="handinger",
+            concurrency=self.concurrency,
+            fetch_job_polling_interval=_POLL_INTERVAL_S,
+            abort_job_polling_interval=60,
+            delete_jobs="always",
+            install_signal_handlers=False,
+            update_heartbeat_interval=_HEARTBEAT_INTERVAL_S,
+            stalled_worker_timeout=60,
+        )
+        worker.prepare(was_full=lambda queue: self._running[queue] + 1 == self.queue_cap)
+        return worker
+
+    @property
+    def _running(self) -> Counter[str]:
+        """How many jobs of each queue run in this process."""
+        return Counter(queue for worker in self._workers for queue in worker.running_queues)
+
+    def _full_queues(self) -> list[str]:
+        """Those of which this process must not take another job now."""
+        cap = self.queue_cap
+        if cap is None:
+            return []
+        return [name for name, count in self._running.items() if name != QUEUE and count >= cap]
+
     def _guarded(self, name: str, handler: Handler) -> Callable[..., Awaitable[None]]:
-        async def run(lock: str, failures: int = 0) -> None:
+        async def run(context: JobContext, lock: str, failures: int = 0) -> None:
+            requeue = functools.partial(self._requeue, name, lock, queue=context.job.queue)
             try:
                 await handler(lock)
             except asyncio.CancelledError:
                 # The grace of a shutdown is over. The work goes on at the next start.
-                await asyncio.shield(self._requeue(name, lock, failures=failures))
+                await asyncio.shield(requeue(failures=failures))
                 raise
             except Exception as error:
                 if is_connection_error(error):
                     logger.warning("The job %s of %s lost the database: %s", name, lock, error)
-                    await self._requeue(name, lock, failures=failures)
+                    await requeue(failures=failures)
                     return
                 logger.exception("The job %s of %s failed and will be tried again", name, lock)
-                await self._requeue(name, lock, failures=failures + 1)
+                await requeue(failures=failures + 1)
             else:
                 if self.stopping.is_set():
-                    await self._requeue(name, lock, failures=0)
+                    await requeue(failures=0)
 
         return run
 
-    async def _requeue(self, name: str, lock: str, *, failures: int) -> None:
+    async def _requeue(self, name: str, lock: str, *, queue: str, failures: int) -> None:
         at = None
         if failures:
             delay_s = _RETRY_DELAYS_S[min(failures, len(_RETRY_DELAYS_S)) - 1]
@@ -228,7 +249,9 @@ class Engine:
         while True:
             try:
                 async with self.database.system().transaction() as sql:
-                    await enqueue(sql.connection, name, lock=lock, at=at, failures=failures)
+                    await enqueue(
+                        sql.connection, name, lock=lock, queue=queue, at=at, failures=failures
+                    )
             except Exception as error:
                 # While the database is away there is nothing better to do than to wait for it.
                 if not is_connection_error(error) or self.stopping.is_set():
@@ -244,7 +267,7 @@ class Engine:
         """
         runs: set[asyncio.Task[None]] = set()
         while not self.stopping.is_set():
-            worker = self._worker = _new_worker(app, self.concurrency)
+            worker = self._worker = self._new_worker(app)
             self._workers.add(worker)
             run = asyncio.create_task(self._run_worker(worker), name="engine worker")
             runs.add(run)
@@ -305,5 +328,5 @@ class Engine:
                     id=job.id,
                     status=Status.FAILED.value,
                 )
-                await enqueue(sql.connection, job.task_name, lock=job.lock)
+                await enqueue(sql.connection, job.task_name, lock=job.lock, queue=job.queue)
             logger.warning("Rescued the job %s of %s from a dead process", job.task_name, job.lock)

@@ -1,4 +1,4 @@
-"""procrastinate's worker, with a shutdown that our engine directs.
+"""procrastinate's worker, with a shutdown that our engine directs, and with capped queues.
 
 The library's own waits for its jobs without a limit once it has stopped by itself, tells nobody
 that it has, and leaves a job `doing` forever when its end cannot be written.
@@ -6,10 +6,13 @@ that it has, and leaves a job `doing` forever when its end cannot be written.
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import psycopg
 from procrastinate import exceptions, jobs, retry, utils
+from procrastinate.connector import BaseAsyncConnector
 from procrastinate.job_context import JobContext, JobResult
+from procrastinate.manager import JobManager
 from procrastinate.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -39,14 +42,56 @@ class _Bell(asyncio.Event):
             super().clear()
 
 
+class CappedJobs(JobManager):
+    """Takes no job of a queue that is full in this process; another process may have room."""
+
+    def __init__(
+        self, connector: BaseAsyncConnector, full_queues: Callable[[], Sequence[str]]
+    ) -> None:
+        super().__init__(connector)
+        self._full_queues = full_queues
+
+    async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> jobs.Job | None:
+        """The library's own, which can be told which queues to take from, but not which to skip."""
+        full = self._full_queues()
+        if full:
+            row = await self.connector.execute_query_one_async(
+                "SELECT array_agg(DISTINCT queue_name) AS others FROM procrastinate_jobs"
+                " WHERE status = 'todo' AND queue_name <> ALL(%(full)s)",
+                full=full,
+            )
+            if not row["others"]:
+                return None
+            queues = row["others"]
+        return await super().fetch_job(queues, worker_id)
+
+
 class JobWorker(Worker):
     """Takes jobs until it is told to stop, or until the database fails it."""
 
-    def prepare(self) -> None:
-        """Call once, before `run`."""
+    def prepare(self, *, was_full: Callable[[str], bool]) -> None:
+        """Call once, before `run`. `was_full`: whether a queue was, until a job of it ended."""
+        self._was_full = was_full
         self.stopped = self._stop_event  # set when it takes no more jobs, whatever the reason
         self.grace_over = asyncio.Event()  # set by the engine: abort what still runs
         self._new_job_event = _Bell()
+
+    @property
+    def running_queues(self) -> Iterator[str]:
+        """The queue of each job that runs."""
+        return (context.job.queue for context in self._running_jobs.values())
+
+    async def _process_job(self, context: JobContext) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        # Called once the job is no longer counted as running.
+        task.add_done_callback(lambda _: self._look_again(context.job.queue))
+        await super()._process_job(context)
+
+    def _look_again(self, queue: str) -> None:
+        """Nobody else rings when a queue that was full has room again."""
+        if self._was_full(queue):
+            self._new_job_event.set()
 
     async def _shutdown(self, side_tasks: list[asyncio.Task[None]]) -> None:
         self._stop_event.set()

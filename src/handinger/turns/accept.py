@@ -15,7 +15,8 @@ from handinger.ids import KeyId, OrganizationId, ScheduleId, TurnId, WorkerId
 from handinger.settings import BudgetName, Settings
 from handinger.storage.database import Database, TenantStatements
 
-# The job that drains a worker's waiting turns; `jobs.py` binds it to the agent.
+# The job that drains a worker's waiting turns; `jobs.py` binds it to the agent. Its queue is the
+# organization, so that none can take all the room.
 RUN_WORKER = "run_worker"
 
 MAX_INPUT_CHARACTERS = 100_000
@@ -131,7 +132,7 @@ async def create_worker(
             model=settings.model_id,
             task_id=ids.new("tsk"),
             **_columns(turn, request),
-            **engine.new_job(RUN_WORKER, lock=turn.worker_id),
+            **engine.new_job(RUN_WORKER, lock=turn.worker_id, queue=organization_id),
         )
     return Accepted(turn.worker_id, turn.id)
 
@@ -185,7 +186,7 @@ async def append(
         " AND worker_id = %(worker_id)s)," + _INSERT_TURN,
         **_columns(turn, request),
     )
-    await engine.enqueue(sql.connection, RUN_WORKER, lock=turn.worker_id)
+    await engine.enqueue(sql.connection, RUN_WORKER, lock=turn.worker_id, queue=sql.organization_id)
 
 
 async def count_waiting(
@@ -233,7 +234,7 @@ async def append_all(sql: TenantStatements, turns: Sequence[NewTurn]) -> None:
         created=[turn.created_at for turn in turns],
     )
     locks = sorted({turn.worker_id for turn in turns})
-    await engine.enqueue_all(sql.connection, RUN_WORKER, locks=locks)
+    await engine.enqueue_all(sql.connection, RUN_WORKER, locks=locks, queue=sql.organization_id)
 
 
 async def lock_worker(sql: TenantStatements, worker_id: WorkerId) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from handinger import engine
-from handinger.ids import WorkerId
+from handinger.ids import OrganizationId, WorkerId
 from handinger.storage.database import Database
 from handinger.turns.accept import RUN_WORKER
 
@@ -51,15 +51,19 @@ async def requeue_orphans(database: Database) -> None:
     async with database.system().statements() as sql:
         orphans = await sql.all(
             _Orphan,
-            "SELECT DISTINCT t.worker_id FROM turns t WHERE t.status <> 'completed'"
-            " AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs j WHERE j.lock = t.worker_id"
+            "SELECT DISTINCT t.worker_id, t.organization_id FROM turns t"
+            " WHERE t.status <> 'completed' AND NOT EXISTS"
+            " (SELECT 1 FROM procrastinate_jobs j WHERE j.lock = t.worker_id"
             " AND j.status IN ('todo', 'doing')) LIMIT 1000",
         )
     for orphan in orphans:
         async with database.system().transaction() as sql:
-            await engine.enqueue(sql.connection, RUN_WORKER, lock=orphan.worker_id)
+            await engine.enqueue(
+                sql.connection, RUN_WORKER, lock=orphan.worker_id, queue=orphan.organization_id
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class _Orphan:
     worker_id: WorkerId
+    organization_id: OrganizationId
