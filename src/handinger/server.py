@@ -122,6 +122,7 @@ async def _serve(settings: Settings) -> None:
                 with_commands=sandboxes is not None,
                 toolsets=[McpTools(mcp)],
             ),
+            model=model,
             stopping=stopping,
             conversations=Conversations(),
             sandboxes=sandboxes,

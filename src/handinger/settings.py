@@ -131,6 +131,7 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     storage_url: str | None = None
     model: str | None = None
+    context_window: Annotated[int | None, Field(ge=1000)] = None
     public_url: str | None = None
     bootstrap_api_key: SecretStr | None = None
     secret_key: Annotated[SecretStr | None, Field(min_length=32)] = None

@@ -128,8 +128,9 @@ class Stage:
         return row
 
     def runner(self) -> Runner:
+        model = FunctionModel(self.answer)
         agent = Agent(
-            FunctionModel(self.answer),
+            model,
             deps_type=StepContext,
             tools=list(self.tools),
             capabilities=[Hooks()],
@@ -144,6 +145,7 @@ class Stage:
                 functools.partial(reading.moved, self.database),
             ),
             agent=agent,
+            model=model,
             stopping=asyncio.Event(),
             conversations=Conversations(),
             metering=Metering(

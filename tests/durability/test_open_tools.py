@@ -9,6 +9,7 @@ import pytest
 from pydantic_ai import Agent, Tool, ToolFailed
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.models.test import TestModel
 
 from handinger import ids, keys, prices, settings
 from handinger.agent.conversation import Conversations
@@ -173,6 +174,7 @@ async def begin(
             settings=configured,
             hub=Hub(database, refresh, functools.partial(reading.moved, database)),
             agent=agent,
+            model=TestModel(),
             stopping=asyncio.Event(),
             conversations=Conversations(),
             metering=Metering(

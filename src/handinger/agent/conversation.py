@@ -17,7 +17,7 @@ from pydantic_ai.messages import (
 from handinger.ids import WorkerId
 from handinger.storage.database import TenantStatements
 from handinger.turns import execution
-from handinger.turns.execution import ClaimedTurn
+from handinger.turns.execution import ClaimedTurn, StoredMessage
 
 _MAX_BYTES = 32 * 1024 * 1024
 
@@ -31,6 +31,12 @@ class Conversation:
     size: int = 0  # of the stored texts
     # How many messages at the end belong to the turn that has not ended.
     of_turn: int = 0
+    # How many messages at the beginning are a summary of others, and how many there were when it
+    # took their place.
+    head: int = 0
+    compacted: int = 0
+    # How many responses of the turn that has not ended are covered by the summary.
+    covered_responses: int = 0
 
     @property
     def turn_messages(self) -> Sequence[ModelMessage]:
@@ -40,7 +46,8 @@ class Conversation:
     @property
     def responses_made(self) -> int:
         """How often the model has answered in this turn."""
-        return sum(isinstance(message, ModelResponse) for message in self.turn_messages)
+        stand = sum(isinstance(message, ModelResponse) for message in self.turn_messages)
+        return self.covered_responses + stand
 
     @property
     def last_response(self) -> ModelResponse | None:
@@ -67,17 +74,11 @@ class Conversations:
             self._size -= kept.size
         known = kept or Conversation()
         rows = await execution.load_messages(sql, worker_id, after=known.last_id)
-        messages = list(known.messages)
-        of_turn = 0
-        for row in rows:
-            messages.extend(parse(row.payload))
-            of_turn += row.turn_id == turn.id
-        return Conversation(
-            last_id=rows[-1].id if rows else known.last_id,
-            messages=messages,
-            size=known.size + sum(len(row.payload) for row in rows),
-            of_turn=of_turn,
-        )
+        if known.last_id and any(row.covers_id is not None for row in rows):
+            # Another process has summarized what is known here.
+            known = Conversation()
+            rows = await execution.load_messages(sql, worker_id, after=0)
+        return _continued(known, rows, turn)
 
     def keep(self, worker_id: WorkerId, conversation: Conversation) -> None:
         """Remember a conversation whose turn has ended here."""
@@ -88,6 +89,31 @@ class Conversations:
         while self._size > _MAX_BYTES:
             _, dropped = self._kept.popitem(last=False)
             self._size -= dropped.size
+
+
+def _continued(
+    known: Conversation, rows: Sequence[StoredMessage], turn: ClaimedTurn
+) -> Conversation:
+    """What is known, and what is stored after it. A summary comes first, wherever it is stored."""
+    summaries = [row for row in rows if row.covers_id is not None]
+    summary = summaries[-1] if summaries else None
+    head = parse(summary.payload) if summary else []
+    told = [row for row in rows if row.covers_id is None]
+    messages = [*known.messages, *head]
+    for row in told:
+        messages.extend(parse(row.payload))
+    earlier = sum(row.id < summary.id for row in told) if summary else 0
+    return Conversation(
+        last_id=rows[-1].id if rows else known.last_id,
+        messages=messages,
+        size=known.size + sum(len(row.payload) for row in rows),
+        of_turn=sum(row.turn_id == turn.id for row in told),
+        head=len(head) if summary else known.head,
+        compacted=len(head) + earlier if summary else known.compacted,
+        covered_responses=(
+            summary.covered_responses if summary and summary.turn_id == turn.id else 0
+        ),
+    )
 
 
 def tool_calls(response: ModelResponse | None) -> list[ToolCallPart]:

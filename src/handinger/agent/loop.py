@@ -6,6 +6,7 @@ from another process are the same thing: one more run.
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 import random
@@ -31,9 +32,10 @@ from pydantic_ai.run import AgentRun
 from pydantic_graph import End
 
 from handinger import files, sources
+from handinger.agent import compaction, prompt
 from handinger.agent import conversation as conversations
 from handinger.agent import model as models
-from handinger.agent import prompt
+from handinger.agent.conversation import Conversation
 from handinger.agent.hooks import StepContext
 from handinger.agent.metering import MoreInput
 from handinger.agent.opening import Opening, Process, for_next_call, open_calls
@@ -43,7 +45,7 @@ from handinger.agent.ui_events import Teller, clean, plain
 from handinger.budgets import Charge, Reservation, ledger
 from handinger.live import LiveTurn
 from handinger.story import Story
-from handinger.turns import execution, taint
+from handinger.turns import execution, summaries, taint
 from handinger.turns.execution import (
     ClaimedTurn,
     Ending,
@@ -54,6 +56,7 @@ from handinger.turns.execution import (
     ToolRecord,
     Write,
 )
+from handinger.turns.summaries import Summary
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +81,10 @@ class _ToolsCutOff(Exception):
 
 class _CallCutOff(Exception):
     """The time for a model call that need not conclude is over; the turn concludes."""
+
+
+class _Compacted(Exception):
+    """The conversation goes on from a summary; the model is called with that."""
 
 
 class _ModelFailed(Exception):
@@ -242,17 +249,29 @@ class TurnRun:
             return None
         return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
-    async def _write(self, record: Record, messages: Sequence[ModelMessage] = ()) -> None:
-        """Journal a step. A caller that is cancelled meanwhile does not tear the transaction."""
-        commit = asyncio.create_task(self._commit(record, messages))
+    async def _write(
+        self,
+        record: Record,
+        messages: Sequence[ModelMessage] = (),
+        *,
+        goes_on: Conversation | None = None,
+    ) -> None:
+        """Journal a step. A caller that is cancelled meanwhile does not tear the transaction.
+
+        `goes_on`: what the conversation becomes with it, if not just longer.
+        """
+        commit = asyncio.create_task(self._commit(record, messages, goes_on))
         self._commits.add(commit)
         await asyncio.shield(commit)
         self._commits.discard(commit)
 
-    async def _commit(self, record: Record, messages: Sequence[ModelMessage]) -> None:
+    async def _commit(
+        self, record: Record, messages: Sequence[ModelMessage], goes_on: Conversation | None
+    ) -> None:
         await self._journal.write(record)
         self._under_way = self._unbooked = None
         self._context.granted = self._meter.granted
+        self._conversation = goes_on or self._conversation
         self._conversation.messages.extend(messages)
         self._conversation.of_turn += len(messages)
         self._conversation.size += sum(len(payload) for payload in record.messages)
@@ -282,7 +301,11 @@ class TurnRun:
                 await self._write(Record(reserve=self._next_call()))
             except ai_errors.OutputTokenLimitExceeded:
                 return Ending(incomplete_reason=self._output_limit_reason())
+            except _Compacted:
+                continue
             except _ModelFailed as error:
+                if await self._made_room(error.cause):
+                    continue
                 ending = await self._back_off(error.cause)
                 if ending is not None:
                     return ending
@@ -310,6 +333,71 @@ class TurnRun:
         self._tell()
         await asyncio.sleep(delay_s)
         return None
+
+    # Compaction
+
+    async def _made_room(self, error: Exception) -> bool:
+        """Whether a call that the model found too long can be repeated with a shorter one."""
+        if not isinstance(error, ai_errors.ModelContextWindowExceededError):
+            return False
+        self._teller.withdraw()
+        self._tell()
+        cut = compaction.after_refusal(self._conversation, size=self._context_window)
+        if cut is None:
+            return False
+        with contextlib.suppress(_Compacted):
+            await self._compact(cut)
+        return True
+
+    @property
+    def _context_window(self) -> int | None:
+        return compaction.window(self._process.settings, self._process.model)
+
+    async def _compact(self, cut: compaction.Cut) -> None:
+        """Let the conversation go on from a summary. Raises _Compacted, or _ModelFailed."""
+        turn, step = self._turn, self._conversation.responses_made
+        asked = compaction.asked(cut)
+        reserve = self._meter.for_summary([asked], output=cut.most_output, step=step)
+        await self._write(Record(reserve=reserve))
+        self._under_way = self._meter.summary
+        text, charges = "", list[Charge]()
+        if self._under_way is not None:
+            text, charges = await self._summarize(asked, cut, self._under_way)
+        head = compaction.head(
+            cut, text, model=self._process.settings.model_id, instruction=prompt.instruction(turn)
+        )
+        goes_on = compaction.compacted(self._conversation, cut, head)
+        payload = ",".join(conversations.dump(message) for message in head)
+        store = functools.partial(
+            summaries.store,
+            summary=Summary(payload, len(cut.kept), cut.covered_responses),
+            worker_id=turn.worker_id,
+            turn_id=turn.id,
+        )
+        following = for_next_call(self._meter, goes_on, self._context.results, turn=turn)
+        record = Record(writes=[store], charges=charges, reserve=following)
+        await self._write(record, goes_on=goes_on)
+        self._failures = 0
+        raise _Compacted
+
+    async def _summarize(
+        self, asked: ModelMessage, cut: compaction.Cut, held: Reservation
+    ) -> tuple[str, list[Charge]]:
+        """The model's summary, "" if it makes none, and what that cost. Raises _ModelFailed."""
+        process = self._process
+        self._answering = False
+        try:
+            response = await compaction.call(process.model, process.settings, asked, cut)
+        except ai_errors.ModelAPIError as error:
+            if models.is_transient(error):
+                raise _ModelFailed(error) from error
+            # Its conversation loses its details then, and the worker not its life.
+            logger.warning("A conversation was not summarized: %s", models.explain(error))
+            return "", [held.in_full()] if models.may_be_billed(error) else []
+        except Exception as error:
+            raise _ModelFailed(error) from error
+        charge = models.charge(response, held, process.metering.price).for_platform()
+        return clean(response.text or "").strip(), [charge]
 
     async def _run_agent(self) -> Ending | None:
         """One run of the agent, from what the journal holds to the end of the turn."""
@@ -343,6 +431,14 @@ class TurnRun:
         """Call the model and journal its response; whether that closed the turn."""
         if self._process.stopping.is_set():
             raise _Released
+        cut = compaction.due(
+            self._conversation,
+            node.request,
+            instructions=self._context.instructions,
+            size=self._context_window,
+        )
+        if cut is not None:
+            await self._compact(cut)
         step = self._conversation.responses_made + 1
         if self._meter.planned_step != step:
             await self._write(Record(reserve=self._next_call()))
@@ -455,7 +551,8 @@ class TurnRun:
         """The charges for calls that are under way and are given up."""
         if self._unbooked is not None:
             return [self._unbooked]
-        return [] if self._under_way is None else [self._under_way.in_full(steps=1)]
+        held = self._under_way
+        return [] if held is None else [held.in_full(steps=int(held.kind == "model"))]
 
     def _reserved_under_way(self) -> list[Reservation]:
         calls = open_calls(self._conversation, self._context.results)

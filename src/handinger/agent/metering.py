@@ -178,6 +178,7 @@ class Meter:
         self.plan: Plan | None = None
         self.granted: dict[str, Reservation] = {}  # by the id of the tool's call
         self.planned_step: int | None = None
+        self.summary: Reservation | None = None
         self._bound = self._least_bound = 0
         self._available_nano: int | None = None
         self._metering = metering
@@ -248,6 +249,21 @@ class Meter:
             # Nothing is reserved for what costs nothing.
             is_paid = self.plan is not None and self.plan.reservation.cost_nano > 0
             return [self.plan.reservation] if self.plan and is_paid else []
+
+        return reserve
+
+    def for_summary(self, asked: Sequence[ModelMessage], *, output: int, step: int) -> Reserve:
+        """Reserves for a call that shortens the conversation, if half of what is left covers it."""
+
+        def reserve(spent: Spending, available_nano: int | None) -> list[Reservation]:
+            self.plan, self.planned_step = None, None
+            left = self.left_nano(spent, available_nano)
+            bound = _FRAME_OF_REQUEST + sum(content_bytes(message) for message in asked)
+            self.summary = self._call(step, bound, output, concludes=False).reservation
+            self.summary = replace(self.summary, kind="internal")
+            if left is not None and self.summary.cost_nano > left // 2:
+                self.summary = None
+            return [self.summary] if self.summary and self.summary.cost_nano else []
 
         return reserve
 

@@ -13,6 +13,7 @@ from pydantic_ai.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
+from pydantic_ai.models import Model
 
 from handinger import budgets
 from handinger.agent import conversation as conversations
@@ -45,6 +46,8 @@ class Process(Protocol):
     def hub(self) -> Hub: ...
     @property
     def agent(self) -> Agent[StepContext, str]: ...
+    @property
+    def model(self) -> Model: ...
     @property
     def stopping(self) -> asyncio.Event: ...
     @property

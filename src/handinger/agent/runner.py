@@ -46,6 +46,7 @@ class Runner:
     settings: Settings
     hub: Hub
     agent: Agent[StepContext, str]
+    model: Model
     stopping: asyncio.Event
     conversations: Conversations
     metering: Metering

@@ -6,7 +6,7 @@ takes the reservation's place: what was really spent or, where nobody can say, t
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypedDict
 
 from handinger.budgets.spending import Spending
@@ -27,6 +27,11 @@ class Charge:
     unit_prices: Mapping[str, str] = field(default_factory=dict[str, str])
     # False where the worst case was booked, because the truth is not known.
     settled: bool = True
+
+    def for_platform(self) -> "Charge":
+        """The same, of a call that the platform made for itself: its cost alone."""
+        spending = Spending(internal_cost_nano=self.spending.cost_nano)
+        return replace(self, kind="internal", spending=spending)
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,8 +186,9 @@ class Engine:
         return self._worker is not None and self._worker.worker_id is not None
 
     def _app(self) -> App:
-        app = App(connector=PsycopgConnector())
-        app.job_manager = CappedJobs(app.connector, self._full_queues)
+        connector = PsycopgConnector()
+        app = App(connector=connector)
+        app.job_manager = CappedJobs(connector, self._full_queues)
         for name, handler in self.handlers.items():
             app.task(name=name, pass_context=True)(self._guarded(name, handler))
         return app

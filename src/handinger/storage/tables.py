@@ -190,8 +190,18 @@ messages = Table(
     _worker(),
     _turn(),
     Column("payload", Text, nullable=False),
+    # Of a summary: the last message that it takes the place of, and how many responses of its own
+    # turn are among those.
+    Column("covers_id", BigInteger),
+    Column("covered_responses", Integer, nullable=False, server_default=text("0")),
     Index(None, "worker_id", "id"),
     Index(None, "turn_id"),
+    Index(
+        "messages_summaries_idx",
+        "worker_id",
+        "id",
+        postgresql_where=text("covers_id IS NOT NULL"),
+    ),
 )
 
 # Started and finished tools of a turn; a finished one never runs again.

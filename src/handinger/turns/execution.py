@@ -243,17 +243,21 @@ class StoredMessage:
     id: int
     turn_id: TurnId
     payload: str
+    covers_id: int | None  # of the last message that this one is a summary of
+    covered_responses: int
 
 
 async def load_messages(
     sql: TenantStatements, worker_id: WorkerId, *, after: int
 ) -> list[StoredMessage]:
-    """The conversation from a message on, oldest first."""
+    """The conversation from a message on, oldest first; nothing that the latest summary covers."""
     return await sql.all(
         StoredMessage,
-        "SELECT id, turn_id, payload FROM messages"
+        "SELECT id, turn_id, payload, covers_id, covered_responses FROM messages"
         " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s"
-        " AND id > %(after)s ORDER BY id",
+        " AND id > greatest(%(after)s, (SELECT m.covers_id FROM messages m"
+        " WHERE m.organization_id = %(organization_id)s AND m.worker_id = %(worker_id)s"
+        " AND m.covers_id IS NOT NULL ORDER BY m.id DESC LIMIT 1)) ORDER BY id",
         worker_id=worker_id,
         after=after,
     )

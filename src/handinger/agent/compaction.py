@@ -1,0 +1,228 @@
+"""Compaction: a conversation that nears the model's context window goes on from a summary.
+
+What the model is sent becomes shorter; what is stored does not. The journal keeps every message, a
+summary is one more row of it (see `turns.summaries`), and what readers are told never changes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pydantic_ai import direct
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserContent,
+    UserPromptPart,
+)
+from pydantic_ai.models import Model
+from pydantic_ai.settings import ModelSettings
+
+from handinger.agent import conversation as conversations
+from handinger.agent import model as models
+from handinger.agent import prompt
+from handinger.agent.conversation import Conversation
+from handinger.settings import Settings
+
+# Of the context window: from here on it counts as full, and so much of the latest is kept as it is.
+_FULL_AT = 0.8
+_KEPT_SHARE = 0.2
+# A summary that replaces less than this is not worth its price.
+_LEAST_GAIN = 0.1
+_SUMMARY_SHARE = 0.1
+
+# The text of a conversation has hardly more tokens than a third of its bytes.
+_BYTES_PER_TOKEN = 3
+# What goes around each part of a message.
+_TOKENS_OF_A_FRAME = 16
+# The system prompt and the tools, where nobody has counted them.
+_OVERHEAD_TOKENS = 2_000
+# A window for whose size there is only the model's refusal.
+_ASSUMED_WINDOW = 32_000
+_MOST_OF_A_PART = 6_000  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where a conversation is cut: what a summary replaces, and what is kept after it."""
+
+    covered: Sequence[ModelMessage]
+    kept: Sequence[ModelMessage]
+    kept_of_turn: int
+    covered_responses: int  # of the turn that runs, by this summary and those before it
+    window: int  # tokens
+
+    @property
+    def most_summary(self) -> int:
+        """How many tokens the summary may have."""
+        return int(self.window * _SUMMARY_SHARE)
+
+    @property
+    def most_output(self) -> int:
+        """How many tokens the model may use for it, with some thought."""
+        return 2 * self.most_summary + 1000
+
+    @property
+    def is_within_turn(self) -> bool:
+        """Whether the instruction that is being carried out is no longer among what is kept."""
+        return bool(self.kept) and isinstance(self.kept[0], ModelResponse)
+
+
+def window(settings: Settings, model: Model) -> int | None:
+    """How many tokens the model can handle in one call, if that is known."""
+    return settings.context_window or model.context_window
+
+
+def due(
+    conversation: Conversation, pending: ModelMessage, *, instructions: str, size: int | None
+) -> Cut | None:
+    """Where to cut before a call that sends `pending` as well; None while there is room.
+
+    `size`: of the context window; None: unknown, so that only a refusal tells that it is full.
+    """
+    if size is None:
+        return None
+    if _tokens_sent(conversation, pending, instructions) < size * _FULL_AT:
+        return None
+    return _cut(conversation, size, keep=int(size * _KEPT_SHARE))
+
+
+def after_refusal(conversation: Conversation, *, size: int | None) -> Cut | None:
+    """Where to cut what the model found too long; None if there is nothing to gain."""
+    return _cut(conversation, size or _ASSUMED_WINDOW, keep=0)
+
+
+def _tokens_sent(conversation: Conversation, pending: ModelMessage, instructions: str) -> int:
+    since = _tokens(pending)
+    # What was counted before a summary took their place says nothing about what is sent now.
+    for message in reversed(conversation.messages[conversation.compacted :]):
+        if isinstance(message, ModelResponse) and message.usage.input_tokens:
+            return message.usage.input_tokens + message.usage.output_tokens + since
+        since += _tokens(message)
+    told = sum(_tokens(message) for message in conversation.messages[: conversation.compacted])
+    return told + since + _OVERHEAD_TOKENS + len(instructions) // _BYTES_PER_TOKEN
+
+
+def _tokens(message: ModelMessage) -> int:
+    told = sum(len(text.encode()) for _, text in _said(message))
+    thought = sum(
+        len(part.content.encode()) for part in message.parts if isinstance(part, ThinkingPart)
+    )
+    return (told + thought) // _BYTES_PER_TOKEN + _TOKENS_OF_A_FRAME * len(message.parts)
+
+
+def _cut(conversation: Conversation, size: int, *, keep: int) -> Cut | None:
+    messages = conversation.messages
+    # The calls of a running turn's last response may be open; their results must find it.
+    latest = len(messages) - 1 if conversation.of_turn else len(messages)
+    at, kept = len(messages), 0
+    while at > 0 and (at > latest or kept + _tokens(messages[at - 1]) <= keep):
+        at -= 1
+        kept += _tokens(messages[at])
+    turn = len(messages) - conversation.of_turn
+    while at < latest and not _may_begin(messages[at], is_of_turn=at >= turn):
+        at += 1
+    covered = messages[:at]
+    news = covered[conversation.head :]
+    if sum(_tokens(message) for message in news) < size * _LEAST_GAIN:
+        return None
+    kept_of_turn = min(conversation.of_turn, len(messages) - at)
+    of_turn = messages[turn:at]
+    return Cut(
+        covered=covered,
+        kept=messages[at:],
+        kept_of_turn=kept_of_turn,
+        covered_responses=conversation.covered_responses
+        + sum(isinstance(message, ModelResponse) for message in of_turn),
+        window=size,
+    )
+
+
+def _may_begin(message: ModelMessage, *, is_of_turn: bool) -> bool:
+    """Whether this may follow a summary: an instruction, or a response of the turn that runs."""
+    if isinstance(message, ModelResponse):
+        return is_of_turn
+    return any(isinstance(part, UserPromptPart) for part in message.parts)
+
+
+def asked(cut: Cut) -> ModelMessage:
+    """What the model is asked for: the transcript as plain text, which any of them reads."""
+    told = prompt.summarize(_transcript(cut), words=cut.most_summary // 2)
+    return ModelRequest(parts=[UserPromptPart(told)])
+
+
+async def call(model: Model, settings: Settings, asked: ModelMessage, cut: Cut) -> ModelResponse:
+    """Have the model summarize. Raises what it raises."""
+    how = models.request_settings(settings) | ModelSettings(max_tokens=cut.most_output)
+    return await direct.model_request(model, [asked], model_settings=how)
+
+
+def head(
+    cut: Cut, summary: str, *, model: str, instruction: str | list[UserContent]
+) -> list[ModelMessage]:
+    """What takes the place of the covered messages; without a summary, pieces of their text."""
+    text = _clipped(summary or _transcript(cut), cut.most_summary * _BYTES_PER_TOKEN)
+    messages: list[ModelMessage] = [
+        ModelRequest(parts=[UserPromptPart(prompt.SUMMARY_ASKED)]),
+        ModelResponse(parts=[TextPart(text)], model_name=model),
+    ]
+    if cut.is_within_turn:
+        messages.append(ModelRequest(parts=[UserPromptPart(prompt.goes_on(instruction))]))
+    return messages
+
+
+def compacted(conversation: Conversation, cut: Cut, head: Sequence[ModelMessage]) -> Conversation:
+    """The conversation as it goes on."""
+    messages = [*head, *cut.kept]
+    return replace(
+        conversation,
+        messages=messages,
+        size=sum(len(conversations.dump(message)) for message in messages),
+        of_turn=cut.kept_of_turn,
+        head=len(head),
+        compacted=len(messages),
+        covered_responses=cut.covered_responses,
+    )
+
+
+def _transcript(cut: Cut) -> str:
+    told = "\n\n".join(
+        f"{who}: {_clipped(text, _MOST_OF_A_PART)}"
+        for message in cut.covered
+        for who, text in _said(message)
+        if text.strip()
+    )
+    return _clipped(told, int(cut.window * _FULL_AT) * _BYTES_PER_TOKEN // 2)
+
+
+def _said(message: ModelMessage) -> list[tuple[str, str]]:
+    said: list[tuple[str, str]] = []
+    for part in message.parts:
+        match part:
+            case UserPromptPart():
+                content = [part.content] if isinstance(part.content, str) else part.content
+                told = [item for item in content if isinstance(item, str)]
+                said.append(("Person", "\n".join(told)))
+            case TextPart():
+                said.append(("Agent", part.content))
+            case ToolCallPart():
+                said.append((f"Agent calls {part.tool_name}", part.args_as_json_str()))
+            case ToolReturnPart():
+                said.append(
+                    (f"Result of {part.tool_name}", part.model_response_str(wrap_if_error=False))
+                )
+            case _:
+                pass  # Reasoning, and what a provider's own tools left: of no use to another call.
+    return said
+
+
+def _clipped(text: str, most: int) -> str:
+    """The beginning and the end of a text that is too long."""
+    if len(text) <= most:
+        return text
+    half = max(most // 2, 1)
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
