@@ -483,3 +483,40 @@ async def test_a_tool_that_makes_do_with_less_gets_what_is_left_beside_the_answe
     assert 0.3 * NANO < turn["sandbox_cost_nano"] < 0.5 * NANO
     assert turn["cost_nano"] <= 0.5 * NANO
     assert turn["output"][-1]["content"][0]["text"] == "Done."
+
+
+async def test_a_summary_is_paid_for_by_the_turn_that_needs_it_and_is_no_step_of_it(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    def answers(number: int) -> Answer:
+        return Answer("Said.", input_tokens=5000 if number == 1 else 100, output_tokens=10)
+
+    async with stage(postgres, tmp_path, answers, context_window=6000) as here:
+        first = await here.run("standard", input="All of this was said. " * 300)
+        second = await here.run("standard", worker=first["worker_id"])
+        rows = await here.ledger(second)
+    assert [row["kind"] for row in rows] == ["internal", "model"]
+    assert second["internal_cost_nano"] == 100 * INPUT_NANO + 10 * OUTPUT_NANO
+    assert (second["steps"], second["input_tokens"], second["output_tokens"]) == (1, 100, 10)
+    assert here.calls[1].max_tokens is not None
+    assert here.calls[2].bytes_sent < here.calls[0].bytes_sent / 2
+
+
+async def test_a_summary_that_the_budget_does_not_cover_is_not_asked_for(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    """What is left of the conversation is then pieces of its text."""
+    caps = {"standard": {"usd": 0.5}, "low": {"usd": 0.06}}
+    async with stage(
+        postgres,
+        tmp_path,
+        lambda _: Answer("Said.", input_tokens=5000, output_tokens=10),
+        context_window=6000,
+        budgets=caps,
+    ) as here:
+        first = await here.run("standard", input="All of this was said. " * 300)
+        second = await here.run("low", worker=first["worker_id"])
+    assert len(here.calls) == 2
+    assert second["internal_cost_nano"] == 0
+    assert (second["error"], second["incomplete_reason"]) == (None, None)
+    assert here.calls[1].bytes_sent < here.calls[0].bytes_sent / 2
