@@ -54,6 +54,10 @@ class Hierarchy(Protocol):
         """A group with these limits. Raises OSError."""
         ...
 
+    def remove(self, prefix: str) -> None:
+        """Give back the groups whose names begin so; their processes are dead."""
+        ...
+
 
 def find(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self")) -> Hierarchy | None:
     """What this host offers to this process; None if nothing."""
@@ -104,6 +108,9 @@ class V2:
             group.remove()
             raise
         return group
+
+    def remove(self, prefix: str) -> None:
+        _remove_beginning(self.parent, prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +196,10 @@ class V1:
             raise
         return group
 
+    def remove(self, prefix: str) -> None:
+        for parent in self.parents.values():
+            _remove_beginning(parent, prefix)
+
 
 def _settings_v1(controller: str, limits: Limits) -> list[tuple[str, int]]:
     match controller:
@@ -255,6 +266,11 @@ def _write(file: Path, value: int | str) -> None:
         os.write(descriptor, str(value).encode())
     finally:
         os.close(descriptor)
+
+
+def _remove_beginning(parent: Path, prefix: str) -> None:
+    for folder in parent.glob(f"{prefix}-*/"):
+        _remove_when_empty(folder)
 
 
 def _remove_when_empty(folder: Path) -> None:

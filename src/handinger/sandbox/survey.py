@@ -9,6 +9,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
@@ -139,11 +140,11 @@ def _candidates(bwrap: Path, view: View) -> list[Host]:
     program = seccomp.program()
     hierarchy = cgroups.find()
     shell = "bash" if Path("/usr/bin/bash").exists() or Path("/bin/bash").exists() else "sh"
-    found: list[Host] = []
-    for python, seen in _pythons(view):
-        for uid in (_other_uid(), None) if os.geteuid() == 0 else (None,):
-            found.append(Host(bwrap, python, shell, seen, uid, program, hierarchy))
-    return found
+    # Never as root: to the kernel root owns its settings in /proc, in every namespace.
+    uid = _other_uid() if os.geteuid() == 0 else None
+    return [
+        Host(bwrap, python, shell, seen, uid, program, hierarchy) for python, seen in _pythons(view)
+    ]
 
 
 def _pythons(view: View) -> list[tuple[Path, View]]:
@@ -154,10 +155,18 @@ def _pythons(view: View) -> list[tuple[Path, View]]:
     found = [(place, seen) for place, seen in found if os.access(place, os.X_OK)]
     prefix = Path(sys.base_prefix).resolve()
     own = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-    if not is_within(prefix, [Path("/usr")]) and own.is_relative_to(prefix):
+    is_seen = is_within(prefix, [Path("/usr")])
+    if not is_seen and own.is_relative_to(prefix) and _may_be_passed(prefix):
         shown = tuple(folder for folder in (prefix / "bin", prefix / "lib") if folder.is_dir())
         found.append((own, View(view.etc, (*view.extra, *shown), view.hidden)))
     return found
+
+
+def _may_be_passed(folder: Path) -> bool:
+    """Whether the user that sandboxes run as gets through to it."""
+    if os.geteuid() != 0:
+        return True
+    return all(above.stat().st_mode & stat.S_IXOTH for above in (folder, *folder.parents))
 
 
 def _other_uid() -> int:
@@ -259,15 +268,7 @@ def _about_user(host: Host) -> Finding:
         return Finding(
             "user", "yes", f"Commands run as the user {host.uid}, who owns nothing else."
         )
-    if os.geteuid() != 0:
-        return Finding("user", "yes", f"They run as the server's own user {os.geteuid()}.")
-    return Finding(
-        "user",
-        "partly",
-        "Commands run as root, whose rights end at the sandbox's walls: no other user could start "
-        f"one with {host.python}.",
-        "Install python3 in /usr, and allow user namespaces to ordinary users.",
-    )
+    return Finding("user", "yes", f"They run as the server's own user {os.geteuid()}.")
 
 
 def _about_limit(name: str, by_kernel: bool, limit: str) -> Finding:
@@ -285,6 +286,11 @@ def _about_limit(name: str, by_kernel: bool, limit: str) -> Finding:
 async def open_sandboxes(settings: Settings) -> AsyncGenerator[Sandboxes | None]:
     """The sandboxes of this process; None, with a line in the log, where there can be none."""
     async with _folders(settings) as folders:
+        gone = (
+            await asyncio.to_thread(folders.remove_leftovers)
+            if isinstance(folders, Folders)
+            else []
+        )
         found = await _survey(settings, folders, thorough=False)
         if found.host is None or not isinstance(folders, Folders):
             logger.warning(
@@ -294,6 +300,11 @@ async def open_sandboxes(settings: Settings) -> AsyncGenerator[Sandboxes | None]
             )
             yield None
             return
+        if gone:
+            logger.info("Removed what %d dead processes left of their sandboxes", len(gone))
+        if found.host.hierarchy is not None:
+            for name in gone:
+                found.host.hierarchy.remove(name)
         sandboxes = Sandboxes(folders, found.host, Limits.of(settings))
         sandboxes.prepare_spare()
         try:
@@ -327,8 +338,6 @@ async def _folders(settings: Settings) -> AsyncGenerator[Folders | OSError]:
         yield error
         return
     try:
-        for name in await asyncio.to_thread(folders.remove_leftovers):
-            logger.info("Removed what the dead process %s left of its sandboxes", name)
         yield folders
     finally:
         await asyncio.to_thread(folders.close)
