@@ -25,6 +25,9 @@ UNFINISHED = re.compile(r"\b(?:TODO|FIXME)\b")
 SYSTEM_USES = {
     "api/health.py _database_problem",  # asks whether the database answers
     "email/addresses.py find",  # finds out whose mail it is
+    "email/answering.py answer",  # a job names a turn, and the look says whose it is
+    "email/delivering.py deliver",  # a job names a mail
+    "email/listing.py sent_file",  # by the token of a mail, which its recipient has
     "engine/queue.py Engine._requeue",  # the queue knows no tenants
     "engine/queue.py Engine._rescue",
     "keys.py authenticate",  # finds out whose request it is

@@ -33,6 +33,7 @@ from handinger.api import turns as turn_routes
 from handinger.api import workers as worker_routes
 from handinger.api.deps import RateLimiter, Services
 from handinger.api.middleware import RefuseWhileDraining, RequestId, request_id
+from handinger.email.sending import Sending
 from handinger.engine import Engine
 from handinger.errors import ConfigurationError
 from handinger.live import Hub
@@ -132,7 +133,9 @@ async def _serve(settings: Settings) -> None:
         housekeeping = Housekeeping(database, max_queued_turns=settings.max_queued_turns)
         engine = Engine(
             database=database,
-            handlers=jobs.handlers(runner, Alarm(database, settings)),
+            handlers=jobs.handlers(
+                runner, Alarm(database, settings), Sending(database, blobs, settings)
+            ),
             concurrency=settings.max_concurrent_turns,
             queue_cap=settings.max_concurrent_turns_per_organization,
             sweep=housekeeping.sweep,
@@ -210,6 +213,7 @@ def describe_app() -> FastAPI:
         schedule_routes.router,
         file_routes.router,
         email_routes.router,
+        email_routes.files_router,
         email_settings_routes.router,
         inbound_email_routes.router,
         health_routes.router,

@@ -191,7 +191,16 @@ class Settings(BaseSettings):
     email_resolver: str | None = None
     email_max_bytes: Annotated[int, Field(ge=1024)] = 25 * MIB
     email_max_per_sender_per_hour: Annotated[int, Field(ge=1)] = 30
+    email_max_attached_bytes: Annotated[int, Field(ge=0)] = 20 * MIB
+    email_max_sent_per_turn: Annotated[int, Field(ge=0)] = 10
+    email_retry_delay_s: Annotated[float, Field(gt=0)] = 30
+    email_retry_for_s: Annotated[float, Field(ge=0)] = 2 * 86400
+    dkim_key_file: Path | None = None
+    dkim_selector: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")] = (
+        "handinger"
+    )
     inbound_email_secret: SecretStr | None = None
+    smtp_url: SecretStr | None = None
     smtp_listen: str | None = None
     smtp_tls_cert_file: Path | None = None
     smtp_tls_key_file: Path | None = None
@@ -223,6 +232,24 @@ class Settings(BaseSettings):
     def _networks(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for network in value or ():
             ip_network(network, strict=False)
+        return value
+
+    @field_validator("smtp_url", mode="after")
+    @classmethod
+    def _usable_smtp_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        try:
+            url = urlsplit(value.get_secret_value())
+            usable = url.scheme in ("smtp", "smtps") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            # Never with the URL, which may hold a password.
+            raise ValueError(
+                "must be smtp://host:port or smtps://host:port, with user:password@ before the "
+                "host if it wants a login; percent-encode what is special in the password"
+            ) from None
         return value
 
     @field_validator("smtp_listen", "email_resolver", mode="after")

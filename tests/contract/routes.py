@@ -22,7 +22,12 @@ COLLECTIONS = {
     ("PUT", "/api/email-settings"),
 }
 # These need no key. What hands in a mail is signed instead, see tests/email.
-OPEN = {("GET", "/healthz"), ("GET", "/readyz"), ("POST", "/api/inbound-email")}
+OPEN = {
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("POST", "/api/inbound-email"),
+    ("GET", "/api/email-files/{token}/{number}"),  # the token is the key
+}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.email.sink import Sink
 from tests.email.world import World
 from tests.support.dns_server import DnsServer
 from tests.support.model_server import ModelServer
@@ -22,11 +23,19 @@ def names() -> Iterator[DnsServer]:
 
 
 @pytest.fixture(scope="session")
+def sink() -> Iterator[Sink]:
+    with Sink() as sink:
+        yield sink
+
+
+@pytest.fixture(scope="session")
 def world(
-    model: ModelServer, names: DnsServer, tmp_path_factory: pytest.TempPathFactory
+    model: ModelServer, names: DnsServer, sink: Sink, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:
     """Most tests share it; it must not log one traceback in all that time."""
-    world = World(tmp_path_factory.mktemp("mail") / "data", model, names)
+    environment = {"HANDINGER_SMTP_URL": f"smtp://127.0.0.1:{sink.port}"}
+    world = World(tmp_path_factory.mktemp("mail") / "data", model, names, environment)
+    world.sink = sink
     world.start()
     yield world
     world.close()

@@ -18,6 +18,7 @@ from handinger import keys
 from handinger.settings import Settings
 from handinger.storage.database import open_database
 from handinger.storage.embedded import EmbeddedPostgres
+from tests.email.sink import Sink
 from tests.support.dns_server import DnsServer
 from tests.support.model_server import ModelServer
 from tests.support.server import HandingerServer, free_port
@@ -26,7 +27,7 @@ DOMAIN = "workers.example.org"
 SECRET = "a-shared-secret-of-tests"
 # Whose SPF record names this machine.
 ADA = "ada@trusted.example"
-PATIENCE_S = 20
+PATIENCE_S = 40
 
 _numbers = itertools.count(1)
 
@@ -61,6 +62,7 @@ class World:
     ) -> None:
         self.model = model
         self.names = names
+        self.sink: Sink | None = None
         self.smtp_port = free_port()
         names.add("trusted.example", "TXT", "v=spf1 ip4:127.0.0.1 -all")
         self.server = HandingerServer(
@@ -73,6 +75,7 @@ class World:
                 "HANDINGER_EMAIL_ALLOW": "trusted.example, *.trusted.example",
                 "HANDINGER_EMAIL_RESOLVER": names.address,
                 "HANDINGER_INBOUND_EMAIL_SECRET": SECRET,
+                "HANDINGER_EMAIL_RETRY_DELAY_S": "0.2",
                 **(environment or {}),
             },
         )
@@ -190,6 +193,20 @@ class World:
 
     def statuses(self, worker_id: str, direction: str = "in") -> list[str]:
         return [email["status"] for email in self.emails(worker_id, direction)]
+
+    def wait_for_mails(
+        self, worker_id: str, statuses: list[str], *, attempts: int = 0
+    ) -> list[dict[str, Any]]:
+        """The mails that went out, once they are in these states after so many attempts."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            found = self.emails(worker_id, "out")
+            if [e["status"] for e in found] == statuses and all(
+                e["attempts"] >= attempts for e in found
+            ):
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"the mails are {self.emails(worker_id, 'out')}")
 
     def wait_until_idle(self, worker_id: str) -> dict[str, Any]:
         """The worker once nothing is left to do."""

@@ -85,15 +85,27 @@ def instructions(
 
 def instruction(turn: ClaimedTurn) -> str | list[UserContent]:
     """What the turn is to do, as its message to the model; with the files that came along."""
+    notes: list[UserContent] = [*_came_by_mail(turn), *_came_with_files(turn)]
+    return [turn.input, *notes] if notes else turn.input
+
+
+def _came_by_mail(turn: ClaimedTurn) -> list[str]:
+    if turn.email is None:
+        return []
+    return [
+        f"This instruction came by mail from {turn.email['from']}, with the subject "
+        f"{turn.email['subject']!r}. Your answer goes back to them as a mail by itself, with the "
+        "files that you publish now."
+    ]
+
+
+def _came_with_files(turn: ClaimedTurn) -> list[str]:
     if not turn.attachments:
-        return turn.input
+        return []
     listed = "\n".join(
         f"- {file.path} ({file.media_type}, {file.size} bytes)" for file in turn.attachments
     )
-    return [
-        turn.input,
-        f"These files came with the instruction; they are in your workspace:\n{listed}",
-    ]
+    return [f"These files came with the instruction; they are in your workspace:\n{listed}"]
 
 
 def _limits(allowance: Allowance) -> str:

@@ -17,7 +17,7 @@ from handinger.agent.loop import TurnRun
 from handinger.agent.mcp import McpServers
 from handinger.agent.metering import Metering
 from handinger.agent.opening import Opening
-from handinger.agent.tools import commands, schedules, web, workspace
+from handinger.agent.tools import commands, email, schedules, web, workspace
 from handinger.agent.tools.context import ToolContext
 from handinger.errors import Superseded
 from handinger.ids import TurnId, WorkerId
@@ -125,6 +125,7 @@ def all_tools(settings: Settings, *, with_commands: bool) -> list[Tool[ToolConte
         *workspace.tools(),
         *schedules.tools(),
         *web.tools(settings),
+        *(email.tools() if settings.smtp_url is not None else ()),
         *(commands.tools() if with_commands else ()),
     ]
 

@@ -23,8 +23,8 @@ _BODIES = (
     ScheduleChange,
     EmailSettingsUpdate,
 )
-# Its requests are signed, see there.
-_WITHOUT_KEY = ("postInboundEmail",)
+# Signed requests, and what the link in a mail leads to.
+_WITHOUT_KEY = ("postInboundEmail", "getEmailFile")
 _REFERENCE = "#/components/schemas/{model}"
 
 _IDEMPOTENCY_KEY = {

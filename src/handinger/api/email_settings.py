@@ -38,10 +38,12 @@ async def put_email_settings(
 ) -> Response:
     """Replaces the list. An empty one takes nobody's mail; null returns to the server's list."""
     body, _ = await read_json(request, EmailSettingsUpdate)
-    await addresses.set_allow_list(services.database, caller.organization_id, body.allow)
+    async with services.database.tenant(caller.organization_id).statements() as sql:
+        await addresses.set_allow_list(sql, body.allow)
     return await _current(services, caller.organization_id)
 
 
 async def _current(services: ServicesDep, organization_id: OrganizationId) -> Response:
-    allow_list = await addresses.allow_list(services.database, services.settings, organization_id)
+    async with services.database.tenant(organization_id).statements() as sql:
+        allow_list = await addresses.allow_list(sql, services.settings)
     return Response(workers.dump(allow_list.wire()), media_type="application/json")

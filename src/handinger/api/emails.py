@@ -1,6 +1,7 @@
 """`/api/workers/{workerId}/email` and `/emails`: a worker's address, and its mails."""
 
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response, StreamingResponse
@@ -13,6 +14,7 @@ from handinger.email import addresses, listing
 from handinger.errors import NotFound
 
 router = APIRouter(prefix="/api/workers/{workerId}", tags=["email"])
+files_router = APIRouter(prefix="/api/email-files", tags=["email"])
 
 
 @router.get(
@@ -84,6 +86,34 @@ async def get_email_original(
         "Content-Type": "message/rfc822",
         "Content-Length": str(original.size),
         "Content-Disposition": f'attachment; filename="{email_id}.eml"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    return StreamingResponse(content, headers=headers)
+
+
+@files_router.get(
+    "/{token}/{number}",
+    operation_id="getEmailFile",
+    summary="Fetch a file that was too large for a mail",
+    response_class=Response,
+    responses={
+        200: {"content": {"application/octet-stream": {}}, "description": "The bytes."},
+        **{status: {"model": Error} for status in (404, 422)},
+    },
+)
+async def get_email_file(
+    services: ServicesDep,
+    token: Annotated[str, Path(description="Of the mail.", max_length=100)],
+    number: Annotated[int, Path(description="Of the file.", ge=0, le=1000)],
+) -> Response:
+    """As it was when the mail was written. Needs no key: the mail has the link."""
+    worker_id, file = await listing.sent_file(services.database, token, number)
+    content = services.blobs.stream(worker_id, file.sha256, start=0, end=file.size)
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Content-Length": str(file.size),
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
+        "Cache-Control": "private, no-store",
         "X-Content-Type-Options": "nosniff",
     }
     return StreamingResponse(content, headers=headers)

@@ -1,17 +1,19 @@
-"""Keys and organizations, straight on the server's database; loading this needs the server."""
+"""Keys, organizations and whose mail is taken, on the database; loading this needs the server."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from handinger import keys, mcp_servers, settings
+from handinger import keys, mailbox, mcp_servers, settings
 from handinger.cli.failures import CommandError, ExitCode
-from handinger.errors import NotFound
+from handinger.email import addresses
+from handinger.email.addresses import AllowList
+from handinger.errors import InvalidInput, NotFound
 from handinger.keys import CreatedKey, Key, Organization
 from handinger.mcp_servers import McpServer
-from handinger.storage.database import Database, open_database
+from handinger.storage.database import Database, TenantStatements, open_database
 from handinger.storage.sealing import open_sealer
 
 
@@ -110,6 +112,49 @@ async def check_mcp_server(name: str, org: str | None) -> list[OfferedTool]:
         )
         for tool in tools
     ]
+
+
+async def allow_list(org: str | None) -> AllowList:
+    """Whose mail is taken in the organization that `org` names, or in the first."""
+    async with _opened_transaction(org) as sql:
+        return await addresses.allow_list(sql, settings.load())
+
+
+async def change_allow_list(
+    org: str | None, *, add: Sequence[str], remove: Sequence[str]
+) -> AllowList:
+    """Add to and remove from the list that holds; it becomes the organization's own.
+
+    Raises InvalidInput for what is no address or domain, NotFound for what is not in the list.
+    """
+    try:
+        added, removed = mailbox.parse_allow_list(add), mailbox.parse_allow_list(remove)
+    except ValueError as error:
+        raise InvalidInput(f"{error}.") from error
+    async with _opened_transaction(org) as sql:
+        before = (await addresses.allow_list(sql, settings.load())).entries
+        missing = [entry for entry in removed if entry not in before]
+        if missing:
+            raise NotFound(f"{missing[0]} is not in the list; see `handinger email list`.")
+        kept = [entry for entry in (*before, *added) if entry not in removed]
+        await addresses.set_allow_list(sql, kept)
+        return await addresses.allow_list(sql, settings.load())
+
+
+async def reset_allow_list(org: str | None) -> AllowList:
+    """Return to the server's list in the organization that `org` names, or in the first."""
+    async with _opened_transaction(org) as sql:
+        await addresses.set_allow_list(sql, None)
+        return await addresses.allow_list(sql, settings.load())
+
+
+@asynccontextmanager
+async def _opened_transaction(org: str | None) -> AsyncGenerator[TenantStatements]:
+    async with (
+        _opened(org) as (database, organization),
+        database.tenant(organization.id).transaction() as sql,
+    ):
+        yield sql
 
 
 @asynccontextmanager

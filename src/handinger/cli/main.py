@@ -75,6 +75,7 @@ app.command(
     help_epilogue=example("handinger serve --port 8000"),
 )
 app.command("handinger.cli.keys:app", name="keys", help="API keys, on the server's database.")
+app.command("handinger.cli.email:app", name="email", help="Whose mail workers take.")
 app.command("handinger.cli.orgs:app", name="orgs", help="Organizations, on the server's database.")
 app.command("handinger.cli.mcp:app", name="mcp", help="MCP servers, on the server's database.")
 app.command(

@@ -113,30 +113,24 @@ class AllowList:
         return {"allow": list(self.entries), "isDefault": self.is_default}
 
 
-async def allow_list(
-    database: Database, settings: Settings, organization_id: OrganizationId
-) -> AllowList:
+async def allow_list(sql: TenantStatements, settings: Settings) -> AllowList:
     """The list that holds for an organization."""
-    async with database.tenant(organization_id).statements() as sql:
-        stored = await sql.value(
-            "SELECT allow FROM email_settings WHERE organization_id = %(organization_id)s"
-        )
+    stored = await sql.value(
+        "SELECT allow FROM email_settings WHERE organization_id = %(organization_id)s"
+    )
     if stored is None:
         return AllowList(default_allow_list(settings), is_default=True)
     return AllowList(tuple(stored), is_default=False)
 
 
-async def set_allow_list(
-    database: Database, organization_id: OrganizationId, entries: Sequence[str] | None
-) -> None:
+async def set_allow_list(sql: TenantStatements, entries: Sequence[str] | None) -> None:
     """Replace an organization's list; None: the server's holds again. Raises ValueError."""
-    async with database.tenant(organization_id).statements() as sql:
-        if entries is None:
-            await sql.run("DELETE FROM email_settings WHERE organization_id = %(organization_id)s")
-            return
-        await sql.run(
-            "INSERT INTO email_settings (organization_id, allow)"
-            " VALUES (%(organization_id)s, %(allow)s) ON CONFLICT (organization_id)"
-            " DO UPDATE SET allow = excluded.allow, updated_at = now()",
-            allow=Jsonb(list(mailbox.parse_allow_list(entries))),
-        )
+    if entries is None:
+        await sql.run("DELETE FROM email_settings WHERE organization_id = %(organization_id)s")
+        return
+    await sql.run(
+        "INSERT INTO email_settings (organization_id, allow)"
+        " VALUES (%(organization_id)s, %(allow)s) ON CONFLICT (organization_id)"
+        " DO UPDATE SET allow = excluded.allow, updated_at = now()",
+        allow=Jsonb(list(mailbox.parse_allow_list(entries))),
+    )

@@ -241,7 +241,7 @@ class Inbound:
                     # Anybody may have written it.
                     text = UntrustedText.read(turn.instruction.input, origin="instruction")
                     await taint.record(sql, turn.worker_id, turn.id, text)
-        await arrival.insert(sql, disposition, turn)
+        await arrival.insert(sql, disposition, turn, thread=await arrival.thread(sql))
 
     async def _is_one_too_many(self, sql: TenantStatements, arrival: "_Arrival") -> bool:
         recent = await sql.value(
@@ -277,6 +277,19 @@ class _Arrival:
         )
         return found is not None
 
+    async def thread(self, sql: TenantStatements) -> list[str]:
+        """The mails above it; of an answer to a mail of ours also when its program forgot them."""
+        own = self.examined.mail.references
+        if own or self.recipient.answers is None:
+            return own
+        answered = await sql.first(
+            _Answered,
+            "SELECT thread, message_id FROM outbound_emails"
+            " WHERE organization_id = %(organization_id)s AND id = %(id)s",
+            id=self.recipient.answers,
+        )
+        return [*answered.thread, answered.message_id] if answered else []
+
     def new_turn(self) -> NewTurn:
         """The turn that it starts."""
         instruction = Instruction(
@@ -301,7 +314,12 @@ class _Arrival:
         }
 
     async def insert(
-        self, sql: TenantStatements, disposition: Disposition, turn: NewTurn | None
+        self,
+        sql: TenantStatements,
+        disposition: Disposition,
+        turn: NewTurn | None,
+        *,
+        thread: list[str],
     ) -> None:
         """Note that it is here, and what became of it."""
         mail, verdict = self.examined.mail, self.examined.verdict
@@ -323,11 +341,17 @@ class _Arrival:
             subject=mail.subject,
             identity=mail.identity(),
             message_id=mail.message_id,
-            thread=Jsonb(mail.references),
+            thread=Jsonb(thread),
             verdict=Jsonb(verdict.row()) if verdict else None,
             sha256=self.sha256,
             size=len(mail.raw),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    thread: list[str]
+    message_id: str
 
 
 def _instruction(examined: _Examined) -> str:

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from handinger import workers
+from handinger.email.outbox import AttachedFile
 from handinger.errors import NotFound
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.storage.database import Database
@@ -84,6 +85,30 @@ async def page(
             before=before,
             limit=limit,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    worker_id: WorkerId
+    attachments: list[dict[str, Any]]
+
+
+async def sent_file(
+    database: Database, reply_token: str, number: int
+) -> tuple[WorkerId, AttachedFile]:
+    """A file of a mail of ours, for whoever has the mail: its token is proof of that.
+
+    Raises NotFound.
+    """
+    async with database.system().statements() as sql:
+        sent = await sql.first(
+            _Sent,
+            "SELECT worker_id, attachments FROM outbound_emails WHERE reply_token = %(token)s",
+            token=reply_token,
+        )
+    if sent is None or number >= len(sent.attachments):
+        raise NotFound("There is no such file.")
+    return sent.worker_id, AttachedFile(**sent.attachments[number])
 
 
 @dataclass(frozen=True, slots=True)

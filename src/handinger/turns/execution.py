@@ -11,7 +11,7 @@ from typing import Any, Literal, LiteralString, Protocol
 
 from psycopg.types.json import Json, Jsonb
 
-from handinger import attachments, live, story, workers
+from handinger import attachments, engine, live, story, workers
 from handinger.attachments import Attachment
 from handinger.budgets import Charge, Reservation, Spending, ledger
 from handinger.errors import Superseded
@@ -22,6 +22,9 @@ from handinger.story import Entry, Event, Story
 
 ErrorCode = Literal["model_error", "timeout", "budget_too_small", "internal_error"]
 IncompleteReason = Literal["budget_exhausted", "max_output_tokens", "cancelled"]
+
+# The job that does what follows a turn; `jobs.py` binds it.
+TURN_ENDED = "turn_ended"
 
 Write = Callable[[TenantStatements], Awaitable[object]]
 """Statements of others that belong into a step's transaction."""
@@ -524,8 +527,10 @@ _NOT_COMPLETED = Completion(status="running")
 async def book(sql: TenantStatements, turn: EndedTurn, completion: Completion) -> None:
     """Add an ended turn to its worker's sums, and announce its end when this transaction commits.
 
-    Locks the worker's row.
+    Locks the worker's row. Who instructed by mail is answered by a job.
     """
+    if turn.source == "email":
+        await engine.enqueue(sql.connection, TURN_ENDED, lock=turn.id)
     await sql.run(
         "UPDATE workers SET credits = credits + %(credits)s,"
         " duration_ms = duration_ms + %(duration_ms)s, steps = steps + %(steps)s,"

@@ -6,6 +6,7 @@ text stays in the conversation, so a worker stays tainted from its first turn th
 last.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -139,16 +140,31 @@ async def was_instructed(
 
     One that the agent gave itself is not asked, nor one whose sender nobody has proven.
     """
-    instructions = await sql.all(
+    # An international name may stand there in its own letters.
+    instructions = await _instructions_with(sql, worker_id, "" if "xn--" in host else host)
+    return any(address in urls.addresses_named(row.input) for row in instructions)
+
+
+async def was_named(sql: TenantStatements, worker_id: WorkerId, mail_address: str) -> bool:
+    """The same of a mail address."""
+    # The whole of it: where `ada@example.com` stands, `a@example.com` is not named.
+    whole = re.compile(rf"(?<![\w.+%-]){re.escape(mail_address)}(?![\w-]|\.\w)")
+    instructions = await _instructions_with(sql, worker_id, mail_address)
+    return any(whole.search(row.input.lower()) for row in instructions)
+
+
+async def _instructions_with(
+    sql: TenantStatements, worker_id: WorkerId, text: str
+) -> list[_Instruction]:
+    """The instructions of somebody trusted that have this text, in lower case, somewhere."""
+    return await sql.all(
         _Instruction,
         "SELECT input FROM turns WHERE organization_id = %(organization_id)s"
         " AND worker_id = %(worker_id)s AND source <> 'agent'"
-        " AND strpos(lower(input), %(host)s) > 0"
+        " AND strpos(lower(input), %(text)s) > 0"
         " AND NOT EXISTS (SELECT 1 FROM untrusted_texts u"
         " WHERE u.organization_id = %(organization_id)s AND u.turn_id = turns.id"
         " AND u.origin = 'instruction')",
         worker_id=worker_id,
-        # An international name may stand there in its own letters.
-        host="" if "xn--" in host else host,
+        text=text,
     )
-    return any(address in urls.addresses_named(row.input) for row in instructions)

@@ -1,0 +1,400 @@
+"""Mail out: the answer goes back in its thread, once, however the turn ended."""
+
+import re
+import time
+from collections.abc import Iterator
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import dkim  # pyright: ignore[reportMissingTypeStubs]
+import httpx2
+import pytest
+
+from handinger.email import composing, threads
+from handinger.email.composing import Selection
+from handinger.email.outbox import AttachedFile, one_line
+from tests.email.signing import new_key, pem, record
+from tests.email.sink import Sink
+from tests.email.world import DOMAIN, World, mail
+from tests.support.dns_server import DnsServer
+from tests.support.model_server import HttpError, ModelServer, Step, ToolCall
+
+
+def body(message: EmailMessage, kind: str = "plain") -> str:
+    part = message.get_body((kind,))
+    assert part is not None
+    return part.get_content()
+
+
+def files(message: EmailMessage) -> dict[str | None, bytes]:
+    return {
+        part.get_filename(): part.get_payload(decode=True)  # pyright: ignore[reportReturnType]
+        for part in message.iter_attachments()
+    }
+
+
+def unique(name: str) -> str:
+    """A sender of the trusted domain whom no other test uses."""
+    return f"{name}.{time.time_ns()}@trusted.example"
+
+
+def ask(world: World, text: str, **headers: str) -> tuple[str, str, str]:
+    """A mail of a new sender to a new worker: the worker, its address, the sender."""
+    sender = unique("ada")
+    worker_id, address = world.new_address()
+    raw = mail(text, sender=f"Ada <{sender}>", headers={"Subject": "A task", **headers})
+    assert world.send(raw, address, sender=sender) == (250, "")
+    return worker_id, address, sender
+
+
+def test_the_answer_comes_back_in_its_thread(world: World, sink: Sink):
+    world.model.script(
+        "report",
+        [
+            Step(
+                tool_calls=[
+                    ToolCall("write_file", {"path": "report.md", "content": "# Report"}),
+                    ToolCall("write_file", {"path": "scratchpad/x.txt", "content": "x"}),
+                ]
+            ),
+            Step(text="It is **done**:\n\n| a | b |\n| --- | --- |\n| 1 | 2 |"),
+        ],
+    )
+    sender = unique("ada")
+    worker_id, address = world.new_address()
+    headers = {"Subject": "AW: A task", "References": "<a@x.example> <b@x.example>"}
+    raw = mail("[[script:report]] Go.", sender=sender, headers=headers, message_id="<c@x.example>")
+    assert world.send(raw, address, sender=sender) == (250, "")
+    (answer,) = sink.wait_for(sender)
+    assert answer["Subject"] == "Re: A task"
+    assert answer["In-Reply-To"] == "<c@x.example>"
+    assert answer["References"].split() == ["<a@x.example>", "<b@x.example>", "<c@x.example>"]
+    assert answer["Auto-Submitted"] == "auto-replied"
+    assert answer["From"].addresses[0].addr_spec == address
+    assert answer["To"].addresses[0].addr_spec == sender
+    assert re.fullmatch(rf"<eml_[0-9a-f]{{32}}@{re.escape(DOMAIN)}>", answer["Message-ID"])
+    assert answer["Date"].datetime.tzinfo is not None
+    assert body(answer).startswith("It is **done**:")
+    assert "<strong>done</strong>" in body(answer, "html")
+    assert "<td>1</td>" in body(answer, "html")
+    assert files(answer) == {"report.md": b"# Report"}
+    envelope, _ = next(item for item in sink.taken if sender in item[0].rcpt_tos)
+    assert envelope.mail_from == answer["Reply-To"].addresses[0].addr_spec != address
+    (out,) = world.wait_for_mails(worker_id, ["delivered"])
+    assert (out["to"], out["attempts"], out["error"]) == (sender, 1, None)
+    assert out["messageId"] == answer["Message-ID"]
+
+
+def test_a_reply_finds_its_worker_and_thread_whatever_the_program_did(world: World, sink: Sink):
+    worker_id, _, sender = ask(world, "First.")
+    (first,) = sink.wait_for(sender)
+    reply_to = first["Reply-To"].addresses[0].addr_spec
+    # A program that keeps neither References nor the subject.
+    raw = mail("Second.", sender=sender, headers={"Subject": "hm"}, message_id="<second@x.example>")
+    assert world.send(raw, reply_to, sender=sender) == (250, "")
+    _, second = sink.wait_for(sender, 2)
+    assert world.inputs(worker_id) == ["First.", "Second."]
+    assert second["References"].split()[-2:] == [first["Message-ID"], "<second@x.example>"]
+
+
+def test_a_bounce_is_kept_and_starts_nothing(world: World, sink: Sink):
+    worker_id, _, sender = ask(world, "First.")
+    (answer,) = sink.wait_for(sender)
+    reply_to = answer["Reply-To"].addresses[0].addr_spec
+    for origin in ("MAILER-DAEMON@mx.elsewhere.example", "<>"):
+        bounce = mail("Your mail did not arrive.", sender=origin, headers={
+            "Content-Type": "multipart/report; report-type=delivery-status; boundary=b",
+        })  # fmt: skip
+        assert world.send(bounce, reply_to, sender="") == (250, "")
+    world.wait_until_idle(worker_id)
+    assert world.statuses(worker_id) == ["turn", "bounce", "bounce"]
+    assert world.inputs(worker_id) == ["First."]
+    assert len(sink.to(sender)) == 1
+
+
+def test_our_own_answer_comes_back_and_starts_nothing(world: World, sink: Sink):
+    _, address, sender = ask(world, "First.")
+    sink.wait_for(sender)
+    raw = next(
+        raw for raw, (e, _) in zip(sink.raw, sink.taken, strict=True) if sender in e.rcpt_tos
+    )
+    assert world.send(raw, address, sender=sender)[0] == 550  # its sender is a worker
+    looped = mail(sender=sender, headers={"Auto-Submitted": "auto-replied"})
+    assert world.send(looped, address, sender=sender)[0] == 250
+    time.sleep(0.5)
+    assert len(sink.to(sender)) == 1
+
+
+def test_a_failed_turn_is_told_kindly(world: World, sink: Sink):
+    world.model.script("broken", [Step(fail_always=HttpError(status=400))])
+    _, _, sender = ask(world, "[[script:broken]] Go.")
+    (answer,) = sink.wait_for(sender)
+    assert "could not be finished" in body(answer)
+    assert "Reply to this mail to try again" in body(answer)
+    assert answer["In-Reply-To"]
+
+
+def test_a_cancelled_turn_is_told_as_well(world: World, sink: Sink):
+    worker_id, address = world.new_address()
+    world.model.script("slow", [Step(text="Never.", gate="never")])
+    running, waiting = unique("a"), unique("b")
+    for sender in (running, waiting):
+        raw = mail("[[script:slow]] Go.", sender=sender)
+        assert world.send(raw, address, sender=sender) == (250, "")
+    world.model.wait_for_requests("slow", 1, timeout_s=30)
+    world.api.post(f"/api/workers/{worker_id}/cancel", json={})
+    for sender in (running, waiting):
+        (answer,) = sink.wait_for(sender)
+        assert "stopped before it was finished" in body(answer)
+    world.model.open_gate("never")
+
+
+def test_a_subject_cannot_write_headers(world: World, sink: Sink):
+    subject = "=?utf-8?q?Hello=0D=0ABcc=3A_eve=40evil.example=0D=0A?="
+    _, _, sender = ask(world, "Go.", Subject=subject)
+    (answer,) = sink.wait_for(sender)
+    assert answer["Bcc"] is None
+    assert answer["Subject"] == "Re: Hello Bcc: eve@evil.example"
+
+
+def test_a_server_that_says_later_gets_it_once(world: World, sink: Sink):
+    sink.answers[:] = ["451 4.3.0 Later.", "421 4.3.2 Later.", "250 OK"]
+    worker_id, _, sender = ask(world, "Go.")
+    sink.wait_for(sender)
+    (out,) = world.wait_for_mails(worker_id, ["delivered"])
+    assert (out["attempts"], out["error"]) == (3, None)
+    time.sleep(0.5)
+    assert len(sink.to(sender)) == 1
+
+
+def test_a_server_that_is_away_gets_it_once_it_is_back(world: World, sink: Sink):
+    sink.stop()
+    worker_id, _, sender = ask(world, "Go.")
+    (out,) = world.wait_for_mails(worker_id, ["pending"], attempts=1)
+    assert "does not answer" in out["error"]
+    sink.start()
+    sink.wait_for(sender)
+    world.wait_for_mails(worker_id, ["delivered"])
+    assert len(sink.to(sender)) == 1
+
+
+@pytest.mark.parametrize("where", ["recipient", "mail"])
+def test_a_final_refusal_is_noted_and_not_repeated(world: World, sink: Sink, where: str):
+    sender = unique("gone")
+    worker_id, address = world.new_address()
+    if where == "recipient":
+        sink.refused_recipients[sender] = "550 5.1.1 Nobody of that name."
+    else:
+        sink.answers[:] = ["554 5.6.0 Nobody of that name."]
+    assert world.send(mail(sender=sender), address, sender=sender)[0] == 250
+    (out,) = world.wait_for_mails(worker_id, ["failed"])
+    assert out["attempts"] == 1
+    assert "Nobody of that name." in out["error"]
+
+
+def test_an_answer_outlives_a_kill(model: ModelServer, names: DnsServer, tmp_path: Path):
+    with Sink() as sink:
+        world = World(tmp_path / "data", model, names, {
+            "HANDINGER_SMTP_URL": f"smtp://127.0.0.1:{sink.port}",
+            "HANDINGER_EMAIL_RETRY_DELAY_S": "0.2",
+        })  # fmt: skip
+        world.start()
+        try:
+            sink.stop()
+            worker_id, _, sender = ask(world, "Go.")
+            world.wait_for_mails(worker_id, ["pending"], attempts=1)
+            world.server.kill()
+            sink.start()
+            world.restart()
+            sink.wait_for(sender)
+            world.wait_for_mails(worker_id, ["delivered"])
+            assert len(sink.to(sender)) == 1
+            # Killed while the other side takes the mail: it may come twice, as the same mail.
+            sink.on_data = world.server.kill
+            worker_id, _, sender = ask(world, "Go.")
+            sink.wait_for(sender)
+            sink.on_data = lambda: None
+            world.restart()
+            world.wait_for_mails(worker_id, ["delivered"])
+            assert len({message["Message-ID"] for message in sink.to(sender)}) == 1
+        finally:
+            world.close()
+
+
+# A server of its own: encryption, a login, a signature, and files that are too large
+
+
+@pytest.fixture(scope="module")
+def signed(
+    model: ModelServer, names: DnsServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("signed")
+    (folder / "dkim.pem").write_bytes(pem(new_key()))
+    world = World(folder / "data", model, names, {
+        "HANDINGER_DKIM_KEY_FILE": str(folder / "dkim.pem"),
+        "HANDINGER_DKIM_SELECTOR": "hand",
+        "HANDINGER_EMAIL_MAX_ATTACHED_BYTES": "1000",
+        "HANDINGER_EMAIL_MAX_SENT_PER_TURN": "2",
+        "HANDINGER_EMAIL_RETRY_DELAY_S": "0.2",
+        "HANDINGER_EMAIL_ALLOW": "trusted.example, friend@elsewhere.example",
+    })  # fmt: skip
+    with Sink() as sink:
+        world.sink = sink
+        world.server.environment["HANDINGER_SMTP_URL"] = f"smtp://127.0.0.1:{sink.port}"
+        world.start()
+        yield world
+        world.close()
+
+
+def test_what_goes_out_is_signed(signed: World):
+    _, _, sender = ask(signed, "Go.")
+    assert signed.sink is not None
+    signed.sink.wait_for(sender)
+    raw = signed.sink.raw[-1]
+
+    def key_record(name: bytes, timeout: float = 5) -> bytes:
+        assert name == f"hand._domainkey.{DOMAIN}.".encode()
+        return record(new_key()).encode()
+
+    assert dkim.verify(raw, dnsfunc=key_record)
+    assert not dkim.verify(raw.replace(b"To:", b"To: x", 1), dnsfunc=key_record)
+
+
+def test_a_file_that_is_too_large_is_linked(signed: World):
+    assert signed.sink is not None
+    signed.model.script(
+        "large",
+        [
+            Step(
+                tool_calls=[
+                    ToolCall("write_file", {"path": "large ä.txt", "content": "x" * 2000}),
+                    ToolCall("write_file", {"path": "small.txt", "content": "small"}),
+                ]
+            ),
+            Step(text="Done."),
+        ],
+    )
+    _, _, sender = ask(signed, "[[script:large]] Go.")
+    (answer,) = signed.sink.wait_for(sender)
+    assert files(answer) == {"small.txt": b"small"}
+    (url,) = re.findall(r"\]\(<(\S+)>\)", body(answer))
+    found = httpx2.get(url)  # without a key: whoever has the mail has the file
+    assert (found.status_code, found.text) == (200, "x" * 2000)
+    assert "attachment" in found.headers["content-disposition"]
+    assert "large" in body(answer, "html")
+    for wrong in (url[:-1] + "7", url.replace("/email-files/", "/email-files/x"), url + "9" * 30):
+        assert httpx2.get(wrong).status_code in (404, 422)
+
+
+# The agent's own mails
+
+
+def send(to: str, **more: Any) -> ToolCall:
+    return ToolCall("send_email", {"to": to, "subject": "News", "body": "*Hello.*", **more})
+
+
+def test_the_agent_writes_to_whom_the_organization_allows(signed: World):
+    assert signed.sink is not None
+    friend = "friend@elsewhere.example"
+    signed.model.script(
+        "mailing",
+        [
+            Step(tool_calls=[ToolCall("write_file", {"path": "a.txt", "content": "A"})]),
+            Step(
+                tool_calls=[
+                    send("eve@evil.example"),
+                    send("no address"),
+                    send(friend, subject=" \n "),
+                    send(friend, attachments=["missing.txt"]),
+                    send(friend, attachments=["a.txt"], subject="News\r\nBcc: eve@evil.example"),
+                    send(friend, subject="Second"),
+                    send(friend, subject="Third"),
+                ]
+            ),
+            Step(text="Done."),
+        ],
+    )
+    worker_id = signed.new_worker("[[script:mailing]] Go.")
+    first, second = signed.sink.wait_for(friend, 2)
+    assert first["Subject"] == "News Bcc: eve@evil.example"
+    assert first["Bcc"] is None
+    assert first["Auto-Submitted"] == "auto-generated"
+    assert files(first) == {"a.txt": b"A"}
+    assert "<em>Hello.</em>" in body(first, "html")
+    assert second["Subject"] == "Second"
+    messages = signed.api.get(f"/api/workers/{worker_id}").json()["messages"]
+    results = [
+        part.get("output") or part["errorText"]
+        for part in messages[1]["parts"]
+        if part["type"] == "tool-send_email"
+    ]
+    expected = ["not among", "not a mail address", "needs a subject", "no file", "", "", "no more"]
+    for result, words in zip(results, expected, strict=True):
+        assert words in result
+    assert signed.statuses(worker_id, "out") == ["delivered"] * 2
+    time.sleep(0.3)
+    assert len(signed.sink.to(friend)) == 2
+    # An answer to it is an instruction to the same worker, from somebody whom nothing proves yet.
+    reply_to = first["Reply-To"].addresses[0].addr_spec
+    assert signed.send(mail(sender=friend), reply_to, sender=friend)[0] == 550
+
+
+def test_the_agent_writes_back_to_the_proven_sender_though_nobody_else_is_allowed(world: World):
+    sender = unique("ada")
+    world.model.script("back", [Step(tool_calls=[send(sender)]), Step(text="Done.")])
+    _, address = world.new_address()
+    raw = mail("[[script:back]] Go.", sender=sender)
+    assert world.send(raw, address, sender=sender)[0] == 250
+    assert world.sink is not None
+    assert {m["Subject"] for m in world.sink.wait_for(sender, 2)} == {"News", "Re: Your task"}
+
+
+# Texts
+
+
+@pytest.mark.parametrize(
+    ("markdown", "forbidden"),
+    [
+        ("<script>alert(1)</script>", "<script"),
+        ("[x](javascript:alert(1))", 'javascript:alert(1)"'),
+        ("![x](https://tracker.example/p.gif)", "<img"),
+        ("<img src=x onerror=alert(1)>", "<img"),
+        ("[x](data:text/html,x)", 'href="data:'),
+        ("<a href='https://x.example' onclick='x'>x</a>", "<a href='"),
+    ],
+)
+def test_html_of_an_answer_can_do_nothing(markdown: str, forbidden: str):
+    assert forbidden not in composing.to_html(markdown)
+
+
+@pytest.mark.parametrize(
+    ("subject", "reply"),
+    [
+        ("A task", "Re: A task"),
+        ("Re: A task", "Re: A task"),
+        ("RE: re: AW: Re[2]: A task", "Re: A task"),
+        ("Reason", "Re: Reason"),
+        ("", "Re:"),
+    ],
+)
+def test_re_stands_there_once(subject: str, reply: str):
+    assert threads.reply_subject(subject) == reply
+
+
+def test_a_long_thread_keeps_its_first_mail_and_the_last():
+    parents = [f"<{number}@x>" for number in range(100)]
+    kept = threads.references(parents, "<parent@x>")
+    assert (kept[0], kept[-1], len(kept)) == ("<0@x>", "<parent@x>", 40)
+    assert threads.references(["<a@x>"], "<a@x>") == ["<a@x>"]
+
+
+def test_files_are_attached_as_far_as_they_fit():
+    found = [AttachedFile(str(size), "", size, "text/plain") for size in (5, 20, 4)]
+    selection = Selection.of(found, max_bytes=10)
+    assert [file.size for file in selection.attached] == [5, 4]
+    assert [file.size for file in selection.linked] == [20]
+
+
+def test_no_header_can_be_broken():
+    assert one_line("a\r\nBcc: b\0\u2028c\t d") == "a Bcc: b c d"
