@@ -36,6 +36,11 @@ class _Outcome:
     error: str | None = None  # None: the next host has taken it
     is_final: bool = True
 
+    @property
+    def is_too_large(self) -> bool:
+        """Whether the mail would be taken without its files."""
+        return self.is_final and (self.error or "").startswith("552")
+
 
 async def deliver(database: Database, blobs: Blobs, settings: Settings, email_id: str) -> None:
     """Make one attempt at a mail, if one is due; the job of that mail."""
@@ -61,8 +66,17 @@ async def deliver(database: Database, blobs: Blobs, settings: Settings, email_id
 
 
 async def _attempt(email: OutboundEmail, blobs: Blobs, settings: Settings) -> _Outcome:
+    outcome = await _try(email, blobs, settings, max_bytes=settings.email_max_attached_bytes)
+    if outcome.is_too_large and email.attachments:
+        outcome = await _try(email, blobs, settings, max_bytes=0)  # with links instead of files
+    return outcome
+
+
+async def _try(
+    email: OutboundEmail, blobs: Blobs, settings: Settings, *, max_bytes: int
+) -> _Outcome:
     try:
-        raw = await _compose(email, blobs, settings)
+        raw = await _compose(email, blobs, settings, max_bytes=max_bytes)
     except Exception as error:
         # Whatever it is, it is tried again for a while, and not for ever.
         logger.exception("The mail %s cannot be composed", email.id)
@@ -77,8 +91,10 @@ async def _attempt(email: OutboundEmail, blobs: Blobs, settings: Settings) -> _O
     return _Outcome()
 
 
-async def _compose(email: OutboundEmail, blobs: Blobs, settings: Settings) -> bytes:
-    selection = Selection.of(email.files, max_bytes=settings.email_max_attached_bytes)
+async def _compose(
+    email: OutboundEmail, blobs: Blobs, settings: Settings, *, max_bytes: int
+) -> bytes:
+    selection = Selection.of(email.files, max_bytes=max_bytes)
     contents = [
         (file, await blobs.read(email.worker_id, file.sha256)) for file in selection.attached
     ]
@@ -93,8 +109,9 @@ async def _send(raw: bytes, sender: str, recipient: str, settings: Settings) -> 
     assert settings.smtp_url is not None
     url = urlsplit(settings.smtp_url.get_secret_value())
     encrypted = url.scheme == "smtps"
-    # Without a password encryption is used where it is offered; with one it must be there.
-    start_tls = True if url.username and not _is_local(url.hostname) else None
+    # Without a password encryption is used where it is offered; with one it must be there. To this
+    # machine itself nothing is encrypted: nobody has a certificate for that.
+    start_tls = False if _is_local(url.hostname) else (True if url.username else None)
     client = aiosmtplib.SMTP(
         hostname=url.hostname,
         port=url.port or (465 if encrypted else 25),

@@ -41,8 +41,8 @@ class AttachedFile:
 
     @property
     def filename(self) -> str:
-        """The last part of its path."""
-        return self.path.rsplit("/", 1)[-1]
+        """The last part of its path, as it may stand in a header."""
+        return one_line(self.path.rsplit("/", 1)[-1]) or "file"
 
 
 @dataclass(frozen=True, slots=True)

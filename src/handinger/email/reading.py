@@ -52,6 +52,7 @@ class Content:
     text: str  # what its sender wrote this time: no quoted history, no signature
     whole_text: str
     files: tuple[MailFile, ...]
+    is_forward: bool = False  # words of somebody else are in the text
     # What a reader should know about what is not there.
     notes: tuple[str, ...] = ()
 
@@ -78,9 +79,11 @@ def read(mail: Mail) -> Content:
         logger.exception("A mail could not be taken apart and is kept whole")
         return _kept_whole(mail)
     whole = "\n\n".join(text.strip() for text in parts.texts if text.strip())
+    is_forward = quoting.is_forward(mail.subject, whole)
     return Content(
-        text=quoting.latest(whole, is_forward=quoting.is_forward(mail.subject, whole)),
+        text=quoting.latest(whole, is_forward=is_forward),
         whole_text=whole,
+        is_forward=is_forward,
         files=tuple(parts.files),
     )
 

@@ -32,6 +32,8 @@ _MAX_RECIPIENTS = 100
 # Beyond the standard's 1,000: some programs send a whole page of HTML as one line.
 _MAX_LINE_BYTES = 1024 * 1024
 _IDLE_TIMEOUT_S = 300
+# Of one command in one connection; who tries more recipients than that is guessing.
+_MAX_CALLS = 1000
 _STOP_GRACE_S = 3.0
 _SHUTTING_DOWN = "421 4.3.2 The server is shutting down; try again."
 
@@ -102,6 +104,7 @@ class _Connection(SMTP):
             enable_SMTPUTF8=True,
             timeout=_IDLE_TIMEOUT_S,
             auth_exclude_mechanism=("LOGIN", "PLAIN"),
+            command_call_limit={"*": _MAX_CALLS},
             **options,
         )
         self._gate = gate
