@@ -39,6 +39,7 @@ SYSTEM_USES = {
     "schedules/firing.py reset",  # a time, no rows
     "turns/deliveries.py Deliveries._write",  # by ids that this process was given
     "turns/execution.py claim",  # a job names a worker, and the claim says whose it is
+    "turns/garbage.py _collect_batch",  # bytes of workers that may be gone
     "turns/housekeeping.py Housekeeping._measure_queue",  # counts
     "turns/housekeeping.py forget_old_requests",
     "turns/housekeeping.py requeue_orphans",

@@ -104,13 +104,14 @@ async def attach(
     if not incoming:
         return ()
     _require_sizes(settings, incoming)
-    async with database.tenant(organization_id).statements() as sql:
+    tenant = database.tenant(organization_id)
+    async with tenant.statements() as sql:
         rows = await sql.all(_Taken, _IN_INBOX + _WAITING, worker_id=worker_id, inbox=INBOX)
     inbox = _Inbox(row.path for row in rows)
     attached: list[Attachment] = []
     for file in incoming:
         sha256, size, head = await asyncio.to_thread(_examine, file.content)
-        await blobs.put_hashed(worker_id, file.content, sha256=sha256)
+        await blobs.put(tenant, worker_id, file.content, sha256=sha256)
         path = inbox.place(safe_name(file.filename))
         attached.append(
             Attachment(

@@ -130,7 +130,12 @@ async def _serve(settings: Settings) -> None:
             metering=runners.make_metering(model, settings, with_commands=sandboxes is not None),
             mcp=mcp,
         )
-        housekeeping = Housekeeping(database, max_queued_turns=settings.max_queued_turns)
+        housekeeping = Housekeeping(
+            database,
+            blobs,
+            max_queued_turns=settings.max_queued_turns,
+            blob_grace_s=settings.blob_grace_s,
+        )
         engine = Engine(
             database=database,
             handlers=jobs.handlers(

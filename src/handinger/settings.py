@@ -156,6 +156,7 @@ class Settings(BaseSettings):
     max_file_bytes: Annotated[int, Field(ge=1)] = 100 * MIB
     max_workspace_bytes: Annotated[int, Field(ge=1)] = 1024 * MIB
     max_workspace_files: Annotated[int, Field(ge=1)] = 10_000
+    blob_grace_s: Annotated[float, Field(ge=1)] = 3600
     sandbox: Literal["auto", "off"] = "auto"
     sandbox_dir: Path | None = None
     sandbox_paths: Annotated[tuple[Path, ...] | None, NoDecode] = None

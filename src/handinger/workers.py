@@ -300,7 +300,20 @@ async def delete(
         if not deleted:
             raise not_found(worker_id)
         await engine.drop_waiting(sql.connection, lock=worker_id)
+        # Should this process die before it has removed the bytes, they are garbage at once.
+        await sql.run(
+            "UPDATE blobs SET used_at = '-infinity' WHERE organization_id = %(organization_id)s"
+            " AND worker_id = %(id)s",
+            id=worker_id,
+        )
     await blobs.delete_worker(worker_id)
+    async with database.tenant(organization_id).statements() as sql:
+        # What was stored since is younger.
+        await sql.run(
+            "DELETE FROM blobs WHERE organization_id = %(organization_id)s"
+            " AND worker_id = %(id)s AND used_at = '-infinity'",
+            id=worker_id,
+        )
     return True
 
 

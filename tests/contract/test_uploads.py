@@ -475,6 +475,21 @@ def test_files_that_wait_count_for_the_workspace(narrow_api: Api, scripts: Scrip
     narrow_api.client.post(path + "/cancel", json={})
 
 
+def test_bytes_of_a_refused_upload_are_removed(narrow_api: Api, scripts: Scripts):
+    parts = [("files", f"{n}.bin", b"refused" * (n + 4000)) for n in range(2)]
+    before = worker_ids(narrow_api)
+    refused = post_form(narrow_api, "/api/workers", text("input", "x"), *parts)
+    error_in(refused, 413, "workspace_full")
+    kept = upload(narrow_api, "kept.bin", content=b"kept", scripts=scripts)
+    blobs = narrow_api.server.data_dir / "blobs"
+
+    def only_known() -> bool:
+        return {path.name for path in blobs.glob("wrk_*")} <= before | {kept["id"]}
+
+    wait_until(only_known)
+    assert read(narrow_api, kept, "inbox/kept.bin").content == b"kept"
+
+
 def test_another_organizations_worker_takes_no_files(
     api: Api, other: Api, scripts: Scripts, database: psycopg.Connection
 ):

@@ -208,7 +208,8 @@ class Inbound:
 
     async def _prepare(self, examined: _Examined, recipient: Recipient) -> "_Arrival":
         """Store the bytes; nothing is visible yet."""
-        sha256 = await self._blobs.put(recipient.worker_id, examined.mail.raw)
+        tenant = self._database.tenant(recipient.organization_id)
+        sha256 = await self._blobs.put(tenant, recipient.worker_id, examined.mail.raw)
         attached: tuple[Attachment, ...] = ()
         if examined.disposition is Disposition.TURN:
             try:

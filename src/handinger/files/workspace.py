@@ -62,7 +62,7 @@ class Workspace:
         await self._require_room(normal, len(content))
         return Change(
             path=normal,
-            sha256=await self._blobs.put(self.worker_id, content),
+            sha256=await self._blobs.put(self._tenant, self.worker_id, content),
             size=len(content),
             media_type=media_type(normal, content),
             published=is_published_by_default(normal),
@@ -101,7 +101,7 @@ class Workspace:
 
     async def store(self, content: bytes) -> str:
         """Store bytes that a file is to have; returns their hash. No file has them yet."""
-        return await self._blobs.put(self.worker_id, content)
+        return await self._blobs.put(self._tenant, self.worker_id, content)
 
     @property
     def max_file_bytes(self) -> int:

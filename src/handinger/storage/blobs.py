@@ -4,6 +4,7 @@ A key begins with its worker's id: nothing is shared between workers, so a delet
 are deleted without asking who else might need them.
 """
 
+import contextlib
 import hashlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from handinger.errors import ConfigurationError
 from handinger.ids import WorkerId
 from handinger.settings import Settings
+from handinger.storage.database import Tenant
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -26,17 +28,36 @@ class Blobs:
 
     store: ObjectStore
 
-    async def put(self, worker_id: WorkerId, content: bytes) -> str:
-        """Store bytes, once; returns their SHA-256 in hexadecimal."""
-        sha256 = hashlib.sha256(content).hexdigest()
+    async def put(
+        self,
+        tenant: Tenant,
+        worker_id: WorkerId,
+        content: bytes | BinaryIO,
+        *,
+        sha256: str | None = None,
+    ) -> str:
+        """Store bytes, once; returns their SHA-256 in hexadecimal.
+
+        They are noted before they are stored, so that nothing is stored that is not known. What no
+        row names is removed after a while, see `turns.garbage`; storing it again begins anew. A
+        file needs its hash, and is read in pieces from where it stands.
+        """
+        if sha256 is None:
+            assert isinstance(content, bytes)
+            sha256 = hashlib.sha256(content).hexdigest()
+        async with tenant.statements() as sql:
+            await sql.run(
+                "INSERT INTO blobs (organization_id, worker_id, sha256)"
+                " SELECT %(organization_id)s, %(worker_id)s, %(sha256)s"
+                # Losing this note in a crash of PostgreSQL only leaves garbage until the worker's
+                # end, so it need not wait for the disk.
+                " FROM set_config('synchronous_commit', 'off', true)"
+                " ON CONFLICT (worker_id, sha256) DO UPDATE SET used_at = now()",
+                worker_id=worker_id,
+                sha256=sha256,
+            )
         await obstore.put_async(self.store, _key(worker_id, sha256), content)
         return sha256
-
-    async def put_hashed(
-        self, worker_id: WorkerId, content: bytes | BinaryIO, *, sha256: str
-    ) -> None:
-        """Store bytes whose SHA-256 is known; a file is read in pieces, from where it stands."""
-        await obstore.put_async(self.store, _key(worker_id, sha256), content)
 
     async def read(self, worker_id: WorkerId, sha256: str) -> bytes:
         """All the bytes. Raises FileNotFoundError."""
@@ -54,6 +75,11 @@ class Blobs:
         )
         async for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
             yield bytes(chunk)
+
+    async def delete(self, worker_id: WorkerId, sha256: str) -> None:
+        """Remove bytes; it does not matter if they are gone."""
+        with contextlib.suppress(FileNotFoundError):
+            await obstore.delete_async(self.store, _key(worker_id, sha256))
 
     async def delete_worker(self, worker_id: WorkerId) -> None:
         """Remove everything that this worker stored."""

@@ -246,6 +246,7 @@ files = Table(
     Column("published", Boolean, nullable=False),
     Column("executable", Boolean, nullable=False, server_default=text("false")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Index(None, "worker_id", "sha256"),
 )
 
 # Pages that a worker fetched or was shown, each once.
@@ -354,6 +355,19 @@ firings = Table(
     Column("skipped", Text),
     # How many times it stands for, of which due_at is the first.
     Column("times", Integer, nullable=False, server_default=text("1")),
+)
+
+# Bytes that are stored, or about to be; also of workers that are gone or not there yet. What no
+# other row names, and nobody used for a while, is garbage.
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("worker_id", Text, primary_key=True),
+    Column("sha256", Text, primary_key=True),
+    _organization(),
+    # When it was stored last, or when a file stopped having it.
+    Column("used_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Index(None, "used_at"),
 )
 
 # Accepted requests that a retry may join: by key for a day, by likeness for ten minutes.

@@ -1,15 +1,18 @@
-"""What keeps the queue honest: how full it is, turns whose job was lost, requests long answered."""
+"""What keeps the queue honest: how full it is, lost jobs, answered requests, unused bytes."""
 
 from dataclasses import dataclass
 
 from handinger import engine
 from handinger.ids import OrganizationId, WorkerId
+from handinger.storage.blobs import Blobs
 from handinger.storage.database import Database
+from handinger.turns import garbage
 from handinger.turns.accept import RUN_WORKER
 
 # In rounds of the engine's rescue, one every two seconds.
 _REQUEUE_EVERY = 2
 _FORGET_EVERY = 1800
+_COLLECT_AT_LEAST_EVERY = 300
 
 
 @dataclass(slots=True)
@@ -17,7 +20,9 @@ class Housekeeping:
     """Done by every server process; doing it twice does no harm."""
 
     database: Database
+    blobs: Blobs
     max_queued_turns: int
+    blob_grace_s: float
     queue_is_full: bool = False
     _round: int = 0
 
@@ -28,7 +33,13 @@ class Housekeeping:
             await requeue_orphans(self.database)
         if self._round % _FORGET_EVERY == 0:
             await forget_old_requests(self.database)
+        if self._round % self._collect_every == 0:
+            await garbage.collect(self.database, self.blobs, grace_s=self.blob_grace_s)
         self._round += 1
+
+    @property
+    def _collect_every(self) -> int:
+        return max(1, min(_COLLECT_AT_LEAST_EVERY, int(self.blob_grace_s / 10)))
 
     async def _measure_queue(self) -> None:
         async with self.database.system().statements() as sql:
