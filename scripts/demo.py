@@ -2,7 +2,8 @@
 
     python scripts/demo.py [--input "What to do with README.md or with https://example.com"]
 
-Workers have no web tools yet, so the files and pages that the instruction names are sent along.
+The files that the instruction names are sent along; pages the worker fetches itself. This machine
+is the person's own, so pages of it that the instruction names may be fetched too.
 """
 
 from __future__ import annotations
@@ -20,10 +21,9 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
 from types import FrameType
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 
@@ -56,7 +56,7 @@ def main() -> int:
     print(f"Instruction: {instruction}")
     composed = compose(instruction)
     try:
-        with serving(SERVE) as server:
+        with serving(SERVE, private_hosts=named_hosts(instruction)) as server:
             status = watch(composed, server)
             if status != INTERRUPTED:
                 show_result(server)
@@ -76,7 +76,7 @@ class DemoError(Exception):
 
 
 def compose(instruction: str) -> str:
-    """The instruction and, behind it, the texts of the files and pages that it names."""
+    """The instruction and, behind it, the texts of the files that it names."""
     left = MAX_ATTACHED_CHARACTERS
     blocks: list[str] = []
     for name, text in attachments(instruction):
@@ -94,17 +94,26 @@ def compose(instruction: str) -> str:
 
 
 def attachments(instruction: str) -> Iterator[tuple[str, str]]:
-    """A title and a text for each readable file and each page that the instruction names."""
-    urls = [url.rstrip(".,;:!?)'\"") for url in re.findall(r"https?://[^\s<>\"`]+", instruction)]
+    """A title and a text for each readable file that the instruction names."""
     words = re.sub(r"https?://\S+", " ", instruction)
     names = [name.rstrip(".:!?") for name in re.findall(r"[^\s\"'`<>()\[\],;]+", words)]
     for name in dict.fromkeys(names):
         path = next((base / name for base in (Path(), ROOT) if (base / name).is_file()), None)
         if path is not None and (text := read_file(path)) is not None:
             yield f"File: {name}", text
-    for url in dict.fromkeys(urls):
-        if (text := read_page(url)) is not None:
-            yield f"Page: {url}", text
+
+
+def named_hosts(instruction: str) -> list[str]:
+    """The hosts, with their ports, of the pages that the instruction names."""
+    hosts: list[str] = []
+    for found in re.finditer(r"https?://[^\s<>\"`]+", instruction):
+        try:
+            netloc = urlsplit(str(found[0])).netloc.rstrip(".,;:!?)'\"")
+        except ValueError:
+            continue
+        if re.fullmatch(r"[\w.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?", netloc):
+            hosts.append(netloc)
+    return list(dict.fromkeys(hosts))
 
 
 def read_file(path: Path) -> str | None:
@@ -114,45 +123,6 @@ def read_file(path: Path) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         print(f"Not attached: {path} ({error})")
         return None
-
-
-def read_page(url: str) -> str | None:
-    """The text of a page, without its markup, or None if there is none."""
-    try:
-        response = httpx2.get(url, follow_redirects=True, timeout=20)
-        response.raise_for_status()
-    except httpx2.HTTPError as error:
-        print(f"Not attached: {url} ({error})")
-        return None
-    kind = response.headers.get("content-type", "")
-    if not re.match(r"text/|application/(\S+\+)?(json|xml)", kind):
-        print(f"Not attached: {url} ({kind or 'unknown'} is no text)")
-        return None
-    if "html" not in kind:
-        return response.text
-    page = PageText()
-    page.feed(response.text)
-    return re.sub(r"\s*\n\s*", "\n", "".join(page.texts)).strip()
-
-
-class PageText(HTMLParser):
-    """Collects what a reader of a page sees."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-        self._hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._hidden += tag in ("script", "style")
-        self.texts.append("\n" if tag in ("p", "div", "br", "li", "tr", "h1", "h2", "h3") else "")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden -= tag in ("script", "style")
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.texts.append(data)
 
 
 # The server.
@@ -167,12 +137,14 @@ class Server:
 
 
 @contextmanager
-def serving(command: Sequence[str]) -> Generator[Server]:
-    """Run a server on a free port, until the block ends."""
+def serving(command: Sequence[str], *, private_hosts: Sequence[str] = ()) -> Generator[Server]:
+    """Run a server on a free port, until the block ends. It may fetch from these private hosts."""
     with free_data_dir() as data_dir, tempfile.TemporaryFile() as log:
         port = free_port()
         server = Server(f"http://127.0.0.1:{port}", f"hdg_live_{secrets.token_urlsafe(32)}")
         own = {"HANDINGER_DATA_DIR": str(data_dir), "HANDINGER_BOOTSTRAP_API_KEY": server.api_key}
+        if private_hosts:
+            own["HANDINGER_FETCH_ALLOW_PRIVATE"] = ",".join(private_hosts)
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
             env={**os.environ, **own},

@@ -72,22 +72,21 @@ def test_what_is_no_text_is_named_and_left_out(
     assert "Not attached: image.png" in capsys.readouterr().out
 
 
-def test_named_pages_are_attached_without_markup(
-    demo: ModuleType, stub: Stub, capsys: pytest.CaptureFixture[str]
-):
-    page = b"<title>T</title><script>evil()</script><p>Gr&ouml;&szlig;e <b>XL</b><p>End"
-    stub.on("GET /page", raw(page, Content_Type="text/html; charset=utf-8"))
-    stub.on("GET /data", raw(b'{"a": 1}', Content_Type="application/json"))
-    stub.on("GET /image", raw(b"\x89", Content_Type="image/png"))
-    stub.on("GET /gone", raw(b"", 404))
-    names = ", ".join(f"{stub.url}/{name}" for name in ("page", "data", "image", "gone"))
-    composed = demo.compose(f"Read {names}.")
-    assert f"Page: {stub.url}/page\n```\nT\nGröße XL\nEnd\n```" in composed
-    assert f'Page: {stub.url}/data\n```\n{{"a": 1}}\n```' in composed
-    assert composed.count("Page: ") == 2
-    out = capsys.readouterr().out
-    assert f"Not attached: {stub.url}/image (image/png is no text)" in out
-    assert f"Not attached: {stub.url}/gone" in out
+@pytest.mark.parametrize(
+    ("instruction", "hosts"),
+    [
+        ("What is 6 times 7?", []),
+        (
+            "Read https://example.com/a, then (http://localhost:8000).",
+            ["example.com", "localhost:8000"],
+        ),
+        ("Read http://[::1]:8000/x and http://[::1]:8000/y", ["[::1]:8000"]),
+        ("Read http://user@127.0.0.1/ and http://[::1 and http://*/", []),
+    ],
+)
+def test_pages_that_are_named_may_be_fetched(demo: ModuleType, instruction: str, hosts: list[str]):
+    assert demo.named_hosts(instruction) == hosts
+    assert demo.compose(instruction) == instruction
 
 
 # Stands for `handinger serve`: it forwards to the stub, and tells how it ends.

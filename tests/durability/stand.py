@@ -30,11 +30,14 @@ class Stand:
         model: ModelServer,
         *,
         prepare: Callable[[], None] = preloaded.nothing,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.model = model
         self.data_dir = folder / "data"
         self._postgres = EmbeddedPostgres.join(self.data_dir)
-        self.server = HandingerServer(self.data_dir, model_url=model.base_url, prepare=prepare)
+        self.server = HandingerServer(
+            self.data_dir, model_url=model.base_url, prepare=prepare, environment=environment
+        )
         self.start()
         self.observer = Observer(self._postgres.url, self.data_dir / "blobs")
 

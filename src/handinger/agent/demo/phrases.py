@@ -23,6 +23,7 @@ TABLE = _phrase(
     "tables?|csv|columns?|rows|totals?|sums?|add (?:it |them )?up|averages?|means?",
     "maximum|minimum|figures|numbers",
 )
+PICTURE = _phrase("charts?|plots?|graphs?|diagrams?|drawings?|pictures?|images?|png")
 WORD_COUNT = _phrase("how many words|words? count|count (?:the |all )?words")
 SCHEDULES = _phrase("schedules?|scheduled|reminders?")
 ALL_SCHEDULES = _phrase("all|every|schedules|reminders")

@@ -35,6 +35,7 @@ WELCOME = Say("You are welcome.")
 
 _NO_ADDRESS = Say("I need an address to write to, for example: mail bob@example.com saying hello.")
 _NO_COMMAND = Say("Put the command into backticks, for example: run `ls -la`.")
+_NO_PICTURE = Say("I cannot draw, so there is no picture; that takes a real model.")
 _NO_TIME = Say(
     "I did not find out when: say for example “every Monday at 9”, “in 10 minutes” or "
     "“tomorrow at 8”."
@@ -126,6 +127,13 @@ def _ask(clause: Clause, draft: Draft) -> list[Action] | None:
 
 
 def _write(clause: Clause, draft: Draft) -> list[Action] | None:
+    written = _written(clause, draft)
+    if written and clause.literal is None and phrases.PICTURE.search(clause.object):
+        return [*written, _NO_PICTURE]
+    return written
+
+
+def _written(clause: Clause, draft: Draft) -> list[Action] | None:
     literal = clause.literal
     if literal is None and spans.emails(clause.head):
         return _mail(clause, draft)
@@ -333,6 +341,8 @@ def _help(clause: Clause, draft: Draft) -> list[Action]:
 
 
 def _other(clause: Clause, draft: Draft) -> list[Action] | None:
+    if phrases.TABLE.search(clause.text) and (draft.has(Fetch) or draft.has(ReadFile)):
+        return [Tabulate((), clause.text)]
     return _compute(clause, draft) if phrases.calculates(clause.text) else None
 
 
