@@ -7,6 +7,8 @@ HandingerServerError
 └── RequestError              the answer to one request; each class states its HTTP status
     ├── MalformedRequest      400
     ├── Unauthorized          401
+    ├── OutOfCredits          402
+    │   └── MonthlyCapReached
     ├── NotFound              404
     ├── Conflict              409
     │   ├── WorkerBusy
@@ -14,7 +16,8 @@ HandingerServerError
     ├── BodyTooLarge          413
     ├── UnsupportedMediaType  415
     ├── InvalidInput          422
-    │   └── IdempotencyKeyReused
+    │   ├── IdempotencyKeyReused
+    │   └── PriceUnknown
     ├── RateLimited           429
     └── Unavailable           503
 """
@@ -83,6 +86,19 @@ class Unauthorized(RequestError):
     default_code = "unauthorized"
 
 
+class OutOfCredits(RequestError):
+    """The organization has no credits left."""
+
+    status = 402
+    default_code = "out_of_credits"
+
+
+class MonthlyCapReached(OutOfCredits):
+    """The organization has spent what it may in this month."""
+
+    default_code = "monthly_cap_reached"
+
+
 class NotFound(RequestError):
     """It does not exist, or belongs to another organization; never say which."""
 
@@ -134,6 +150,12 @@ class IdempotencyKeyReused(InvalidInput):
     """The key was used before with another request."""
 
     default_code = "idempotency_key_reused"
+
+
+class PriceUnknown(InvalidInput):
+    """The budget has a cap in USD, and nobody knows what the model costs."""
+
+    default_code = "price_unknown"
 
 
 class RateLimited(RequestError):

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from handinger import ids, jobs, keys
+from handinger import ids, jobs, keys, prices
 from handinger._version import __version__
 from handinger.agent import model as models
 from handinger.agent import runner as runners
@@ -30,6 +30,7 @@ from handinger.api import health as health_routes
 from handinger.api import inbound_email as inbound_email_routes
 from handinger.api import schedules as schedule_routes
 from handinger.api import turns as turn_routes
+from handinger.api import usage as usage_routes
 from handinger.api import workers as worker_routes
 from handinger.api.deps import RateLimiter, Services
 from handinger.api.middleware import RefuseWhileDraining, RequestId, request_id
@@ -105,6 +106,8 @@ async def _serve(settings: Settings) -> None:
         settings = settings.model_copy(update={"port": sock.getsockname()[1]})
         database = await stack.enter_async_context(open_database(settings))
         await _ensure_keys(settings, database)
+        if prices.of(settings) is None:
+            logger.warning("%s", prices.unknown(settings))
         hub = Hub(
             database,
             refresh=functools.partial(reading.refresh, database),
@@ -221,6 +224,7 @@ def describe_app() -> FastAPI:
         email_routes.files_router,
         email_settings_routes.router,
         inbound_email_routes.router,
+        usage_routes.router,
         health_routes.router,
     ):
         app.include_router(router)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from handinger import attachments, engine, files, story
 from handinger.attachments import Attachment
-from handinger.budgets import Spending
+from handinger.budgets import Spending, ledger
 from handinger.errors import NotFound
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.settings import Settings
@@ -299,6 +299,7 @@ async def delete(
         )
         if not deleted:
             raise not_found(worker_id)
+        await ledger.forget(sql, worker_id)
         await engine.drop_waiting(sql.connection, lock=worker_id)
         # Should this process die before it has removed the bytes, they are garbage at once.
         await sql.run(

@@ -42,7 +42,7 @@ from handinger.agent.opening import Opening, Process, for_next_call, open_calls
 from handinger.agent.shell import Shell
 from handinger.agent.tools.context import Effects
 from handinger.agent.ui_events import Teller, clean, plain
-from handinger.budgets import Charge, Reservation, ledger
+from handinger.budgets import Charge, Reservation, Reserve, ledger
 from handinger.live import LiveTurn
 from handinger.story import Story
 from handinger.turns import execution, summaries, taint
@@ -52,7 +52,6 @@ from handinger.turns.execution import (
     IncompleteReason,
     Journal,
     Record,
-    Reserve,
     ToolRecord,
     Write,
 )
@@ -298,6 +297,7 @@ class TurnRun:
             except MoreInput:
                 # It was not sent; the next plan knows how large it is.
                 self._under_way = None
+                self._teller.withdraw()
                 await self._write(Record(reserve=self._next_call()))
             except ai_errors.OutputTokenLimitExceeded:
                 return Ending(incomplete_reason=self._output_limit_reason())
@@ -315,11 +315,8 @@ class TurnRun:
     async def _back_off(self, error: Exception) -> Ending | None:
         """Wait before the call is repeated; or the ending, if it is not."""
         self._failures += 1
-        held, self._under_way = self._under_way, None
-        if held is not None and (self._answering or models.may_be_billed(error)):
-            # The next attempt is paid for as well, and counts as the same step.
-            charges = [held.in_full()]
-            await self._write(Record(charges=charges, reserve=self._next_call()))
+        if not self._answering and not models.may_be_billed(error):
+            self._under_way = None
         if not models.is_transient(error) or self._failures > self._process.settings.model_retries:
             return _model_error(error)
         jitter = random.uniform(0.75, 1.25)  # noqa: S311 # Nobody gains by guessing it.
@@ -331,6 +328,10 @@ class TurnRun:
         logger.warning("A model call failed and is repeated in %.1f s: %s", delay_s, reason)
         self._teller.withdraw()
         self._tell()
+        if self._under_way is not None:
+            # The next attempt is paid for as well, and counts as the same step.
+            charges = [self._under_way.in_full()]
+            await self._write(Record(charges=charges, reserve=self._next_call()))
         await asyncio.sleep(delay_s)
         return None
 

@@ -31,10 +31,9 @@ from pydantic_ai.tools import ToolDefinition
 from handinger import prices
 from handinger.agent import prompt
 from handinger.agent.tools.context import ToolPrice
-from handinger.budgets import Allowance, Reservation, Spending
+from handinger.budgets import Allowance, Reservation, Reserve, Spending
 from handinger.prices import Price
 from handinger.settings import Settings
-from handinger.turns.execution import Reserve
 
 # What providers add around a text or a call, and around all of them (such as the instructions that
 # some of them send along with tools); in tokens.
@@ -274,12 +273,16 @@ class Meter:
             return prices.unknown(self._metering.settings)
         bound = self._bound
         needed = price.worst_case(bound).cost_nano(bound, _LEAST_ANSWER)
-        left = self.left_nano(spent, self._available_nano) or 0
+        left = max(self.left_nano(spent, self._available_nano) or 0, 0)
+        whose, remedy = f"The budget '{name}' is", "Use a larger budget"
+        if self._available_nano is not None and left == self._available_nano:
+            whose = "The credits or the month's cap of this organization are"
+            remedy = "Ask its operator for more"
         return (
-            f"The budget '{name}' is too small for even one model call: the conversation with this "
-            f"instruction has up to {bound} tokens, so that a call with a short answer may cost "
-            f"{needed / 1e9:.6g} USD, and {max(left, 0) / 1e9:.6g} USD are left. Use a larger "
-            "budget or a shorter conversation."
+            f"{whose} too small for even one model call: the conversation with this instruction "
+            f"has up to {bound} tokens, so that a call with a short answer may cost "
+            f"{needed / 1e9:.6g} USD, and {left / 1e9:.6g} USD are left. {remedy}, or a shorter "
+            "conversation."
         )
 
     def _planned(

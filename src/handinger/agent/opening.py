@@ -21,14 +21,14 @@ from handinger.agent import prompt
 from handinger.agent.conversation import Conversation, Conversations
 from handinger.agent.hooks import StepContext
 from handinger.agent.metering import Meter, Metering
-from handinger.budgets import Allowance, Reservation, Spending
+from handinger.budgets import Allowance, Reservation, Reserve, Spending
 from handinger.live import Hub
 from handinger.sandbox.sandbox import Sandboxes
 from handinger.settings import Settings
 from handinger.storage.blobs import Blobs
 from handinger.storage.database import Database, TenantStatements
 from handinger.turns import execution
-from handinger.turns.execution import ClaimedTurn, Reserve
+from handinger.turns.execution import ClaimedTurn
 
 Results = dict[tuple[int, str], ToolReturnPart]
 
@@ -77,7 +77,10 @@ class Opening:
         process = self._process
         self._turn = turn
         self.allowance = budgets.allowance(
-            process.settings, turn.budget, started_at=turn.started_at
+            process.settings,
+            turn.budget,
+            started_at=turn.started_at,
+            overrides=turn.budget_overrides,
         )
         self.instructions = prompt.instructions(
             process.settings,

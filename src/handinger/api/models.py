@@ -268,6 +268,65 @@ class Usage(BaseModel):
     durationMs: Annotated[int, Field(ge=0, description="Time in which turns ran.")]
 
 
+class UsageTotals(BaseModel):
+    """Tokens, steps and money of many turns; tokens and steps are the agent's own calls."""
+
+    inputTokens: Annotated[int, Field(ge=0, description="Sent to models.")]
+    outputTokens: Annotated[int, Field(ge=0, description="Answered by models.")]
+    reasoningTokens: Annotated[int, Field(ge=0, description="Of the output, for reasoning.")]
+    cacheReadTokens: Annotated[
+        int, Field(ge=0, description="Of the input, from the provider's cache.")
+    ]
+    cacheWriteTokens: Annotated[
+        int, Field(ge=0, description="Of the input, to the provider's cache.")
+    ]
+    totalTokens: Annotated[int, Field(ge=0, description="Input and output.")]
+    steps: Annotated[int, Field(ge=0, description="Model calls.")]
+    costUsd: Annotated[float, Field(ge=0, description="The sum of the costs.")]
+
+
+class UsageSums(BaseModel):
+    """What was used and what it cost."""
+
+    costs: Annotated[Costs, Field(description="In USD.")]
+    usage: Annotated[UsageTotals, Field(description="Tokens, steps and money.")]
+
+
+class UsageGroup(UsageSums):
+    """One day, worker or model."""
+
+    key: Annotated[
+        str,
+        Field(
+            description="The day (UTC), the worker's id, or the model's id; `(tool)` and "
+            "`(sandbox)` are what was no model's.",
+            examples=["2026-01-31"],
+        ),
+    ]
+
+
+class UsageReport(BaseModel):
+    """What an organization has used, and what it has left."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    since: Annotated[str, Field(alias="from", description="ISO 8601, UTC.")]
+    to: Annotated[str, Field(description="ISO 8601, UTC; not part of it.")]
+    groupBy: Annotated[Literal["day", "worker", "model"], Field(description="As asked.")]
+    groups: Annotated[list[UsageGroup], Field(description="Those that used anything.")]
+    total: Annotated[UsageSums, Field(description="The sum of all groups.")]
+    balanceCredits: Annotated[
+        int | None, Field(description="What may still be spent; null: not limited.")
+    ]
+    monthlyCapUsd: Annotated[
+        float | None, Field(description="What may be spent in a month; null: not limited.")
+    ]
+    monthUsd: Annotated[
+        float | None,
+        Field(description="Spent and reserved in this month; null where nothing is limited."),
+    ]
+
+
 class UIMessage(BaseModel):
     """A message in the Vercel AI SDK's form."""
 

@@ -61,7 +61,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     responses={
         200: _STREAM,
         202: {"model": Worker, "description": "With `Prefer: respond-async`."},
-        **_errors(400, 413, 415, 422),
+        **_errors(400, 402, 413, 415, 422),
     },
     openapi_extra=body_of("WorkerCreate", with_files=True),
 )
@@ -160,7 +160,7 @@ async def get_worker(
     responses={
         200: _STREAM,
         202: {"model": Worker, "description": "With `Prefer: respond-async`."},
-        **_errors(400, 404, 409, 413, 415, 422),
+        **_errors(400, 402, 404, 409, 413, 415, 422),
     },
     openapi_extra=body_of("WorkerContinue", with_files=True),
 )

@@ -1,8 +1,10 @@
 """The caps of one turn: calls, money and time."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from handinger.settings import BudgetLimits, BudgetName, Settings
 
@@ -58,6 +60,22 @@ class Allowance:
         return self.deadline is not None and now >= self.deadline
 
 
-def allowance(settings: Settings, name: BudgetName, *, started_at: datetime) -> Allowance:
-    """The caps that this server sets for a budget."""
-    return Allowance(name=name, limits=settings.budgets[name], started_at=started_at)
+def limits_of(settings: Settings, name: BudgetName, overrides: Mapping[str, Any]) -> BudgetLimits:
+    """The caps of a level: the organization's own, else the server's."""
+    general = settings.budgets[name]
+    own = overrides.get(name)
+    if not own:
+        return general
+    return BudgetLimits.model_validate({**general.model_dump(by_alias=True), **own})
+
+
+def allowance(
+    settings: Settings,
+    name: BudgetName,
+    *,
+    started_at: datetime,
+    overrides: Mapping[str, Any] | None = None,
+) -> Allowance:
+    """The caps that hold for a turn; `overrides` are its organization's own levels."""
+    limits = limits_of(settings, name, overrides or {})
+    return Allowance(name=name, limits=limits, started_at=started_at)

@@ -1,11 +1,11 @@
-"""The ledger: what was spent, row by row, never changed. Every sum of money is a sum over it.
+"""The ledger: what was spent, row by row. Every sum of money is a sum over it, and none changes.
 
 Before something with a price is done, its worst case is reserved with the turn. Afterwards a charge
 takes the reservation's place: what was really spent or, where nobody can say, the whole worst case.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypedDict
 
@@ -55,6 +55,10 @@ class Reservation:
         """
         spending = Spending(steps=steps, **{f"{self.kind}_cost_nano": self.cost_nano})
         return Charge(self.kind, self.subject, self.step, spending, self.unit_prices, settled=False)
+
+
+Reserve = Callable[[Spending, int | None], Sequence[Reservation]]
+"""All that is to be reserved, given what the turn has spent, and what its organization has left."""
 
 
 def charges_of(subject: str, step: int, spending: Spending) -> list[Charge]:
@@ -129,6 +133,15 @@ SELECT %(organization_id)s, %(worker_id)s, fenced.id, row.* FROM fenced,
         %(charge_cache_read_tokens)s::bigint[], %(charge_cache_write_tokens)s::bigint[],
         %(costs)s::bigint[]) row
 """
+
+
+async def forget(sql: TenantStatements, worker_id: WorkerId) -> None:
+    """Leave nothing of a worker that is deleted but what it cost."""
+    await sql.run(
+        "UPDATE ledger SET worker_id = NULL, turn_id = NULL"
+        " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s",
+        worker_id=worker_id,
+    )
 
 
 class Held(TypedDict):

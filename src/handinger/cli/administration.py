@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from handinger import keys, mailbox, mcp_servers, settings
+from handinger.budgets import accounts
+from handinger.budgets.accounts import Account
 from handinger.cli.failures import CommandError, ExitCode
 from handinger.email import addresses
 from handinger.email.addresses import AllowList
 from handinger.errors import InvalidInput, NotFound
 from handinger.keys import CreatedKey, Key, Organization
 from handinger.mcp_servers import McpServer
+from handinger.settings import BudgetLimits, BudgetName
 from handinger.storage.database import Database, TenantStatements, open_database
 from handinger.storage.sealing import open_sealer
 
@@ -112,6 +115,52 @@ async def check_mcp_server(name: str, org: str | None) -> list[OfferedTool]:
         )
         for tool in tools
     ]
+
+
+async def grant_credits(credits: int, note: str, org: str | None) -> tuple[Organization, Account]:
+    """Add to the balance of an organization."""
+    async with _opened(org) as (database, organization):
+        account = await accounts.grant(database, organization.id, credits=credits, note=note)
+        return organization, account
+
+
+async def show_account(org: str | None) -> tuple[Organization, Account | None]:
+    """What an organization has left."""
+    async with _opened(org) as (database, organization):
+        return organization, await accounts.show(database, organization.id)
+
+
+async def lift_credits(org: str | None) -> Organization:
+    """Take the balance of an organization away."""
+    async with _opened(org) as (database, organization):
+        await accounts.lift(database, organization.id)
+        return organization
+
+
+async def cap_month(usd: float | None, org: str | None) -> Organization:
+    """What an organization may spend in a month."""
+    cap_nano = None if usd is None else round(usd * 1e9)
+    async with _opened(org) as (database, organization):
+        await accounts.cap_month(database, organization.id, cap_nano)
+        return organization
+
+
+async def set_budget(level: BudgetName, caps: Mapping[str, float | None], org: str | None) -> None:
+    """Caps of an organization's own; none: the server's."""
+    async with _opened(org) as (database, organization):
+        await accounts.set_budget(database, organization.id, level, caps)
+
+
+async def show_budgets(
+    org: str | None,
+) -> tuple[dict[BudgetName, BudgetLimits], float | None]:
+    """The caps that hold for an organization, and its cap for a month in USD."""
+    configured = settings.load()
+    async with _opened(org) as (database, organization):
+        limits = await accounts.budgets_of(database, configured, organization.id)
+        account = await accounts.show(database, organization.id)
+    cap_nano = None if account is None else account.monthly_cap_nano
+    return limits, None if cap_nano is None else cap_nano / 1e9
 
 
 async def allow_list(org: str | None) -> AllowList:

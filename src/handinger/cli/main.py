@@ -76,6 +76,18 @@ app.command(
 )
 app.command("handinger.cli.keys:app", name="keys", help="API keys, on the server's database.")
 app.command("handinger.cli.email:app", name="email", help="Whose mail workers take.")
+app.command(
+    "handinger.cli.credits:app", name="credits", help="What organizations may spend, in credits."
+)
+app.command(
+    "handinger.cli.budgets:app", name="budgets", help="The caps of turns and of organizations."
+)
+app.command(
+    "handinger.cli.prices:prices",
+    name="prices",
+    help="What a model's calls cost.",
+    help_epilogue=example("handinger prices anthropic:claude-sonnet-4-5"),
+)
 app.command("handinger.cli.orgs:app", name="orgs", help="Organizations, on the server's database.")
 app.command("handinger.cli.mcp:app", name="mcp", help="MCP servers, on the server's database.")
 app.command(

@@ -8,6 +8,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     ForeignKey,
     Identity,
@@ -80,7 +81,43 @@ def _spending() -> tuple[Column[int], ...]:
 
 
 organizations = Table(
-    "organizations", metadata, _id(), Column("name", Text, nullable=False), _created_at()
+    "organizations",
+    metadata,
+    _id(),
+    Column("name", Text, nullable=False),
+    _created_at(),
+    # Caps of its own for budget levels, as HANDINGER_BUDGETS has them.
+    Column("budgets", JSONB),
+)
+
+# Only organizations whose spending is limited have one.
+accounts = Table(
+    "accounts",
+    metadata,
+    Column(
+        "organization_id",
+        Text,
+        ForeignKey("organizations.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    # What was granted, less what turns have spent and hold in reserve; null: not limited.
+    Column("balance_credits", BigInteger),
+    Column("monthly_cap_nano", BigInteger),
+    # What turns have spent, and hold, in this month (UTC).
+    Column("month", Date, nullable=False),
+    _count("month_nano"),
+)
+
+# Every change of a balance by the operator; rows are added, never changed.
+credit_grants = Table(
+    "credit_grants",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _organization(),
+    Column("credits", BigInteger, nullable=False),
+    Column("note", Text, nullable=False),
+    _created_at(),
+    Index(None, "organization_id"),
 )
 
 api_keys = Table(
@@ -160,6 +197,10 @@ turns = Table(
     # The worst cases of calls that may be under way, see `budgets.Reservation`, and their sum.
     Column("reservations", JSONB),
     _count("reserved_nano"),
+    # What its organization's account counts for it, and the month in which it counts the reserve.
+    _count("held_credits"),
+    _count("held_nano"),
+    Column("held_month", Date),
     # How often a model call of the last attempt was repeated; orders the end of the story.
     Column("retry", Integer, nullable=False, server_default=text("0")),
     # Rendered when the turn ends, so that telling a long conversation costs a copy.
@@ -283,14 +324,14 @@ untrusted_texts = Table(
 )
 
 # What was spent, one row for each call; rows are added, never changed. The sums on turns and
-# workers are sums over it. It outlives what it was spent on, and so names workers and turns only.
+# workers are sums over it. It outlives what it was spent on; of what is deleted the ids are null.
 ledger = Table(
     "ledger",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     _organization(),
-    Column("worker_id", Text, nullable=False),
-    Column("turn_id", Text, nullable=False),
+    Column("worker_id", Text),
+    Column("turn_id", Text),
     Column("kind", Text, nullable=False),  # model, tool, sandbox, internal
     # The model's id or the tool's name; "carried over" for what was spent before there were rows.
     Column("subject", Text, nullable=False),

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from psycopg.types.json import Json, Jsonb
 
-from handinger import attachments, engine, ids, live, workers
+from handinger import attachments, budgets, engine, ids, live, prices, workers
 from handinger.attachments import Attachment
-from handinger.errors import IdempotencyKeyReused, WorkerBusy
+from handinger.budgets import accounts
+from handinger.errors import IdempotencyKeyReused, PriceUnknown, WorkerBusy
 from handinger.ids import KeyId, OrganizationId, ScheduleId, TurnId, WorkerId
 from handinger.settings import BudgetName, Settings
 from handinger.storage.database import Database, TenantStatements
@@ -111,7 +112,10 @@ async def create_worker(
     metadata: Mapping[str, Any],
     request: RequestIdentity | None = None,
 ) -> Accepted:
-    """A new worker with its first turn. Raises IdempotencyKeyReused, BodyTooLarge."""
+    """A new worker with its first turn.
+
+    Raises OutOfCredits, MonthlyCapReached, PriceUnknown, IdempotencyKeyReused, BodyTooLarge.
+    """
     tenant = database.tenant(organization_id)
     # One statement is a transaction by itself, in a fifth of the round trips.
     looks_first = request is not None and request.may_repeat
@@ -119,6 +123,7 @@ async def create_worker(
         earlier = await _joined(sql, request) if looks_first else None
         if earlier is not None:
             return earlier
+        await _require_funds(sql, settings, turn)
         await attachments.require_room(sql, settings, turn.worker_id, turn.instruction.attachments)
         await sql.run(
             "WITH worker AS (INSERT INTO workers (id, organization_id, metadata, model)"
@@ -166,9 +171,11 @@ async def append(
 ) -> None:
     """Add a turn to its worker, with its job, in the caller's transaction.
 
-    Locks the worker's row. Raises NotFound, WorkerBusy, BodyTooLarge; then nothing was added.
+    Locks the worker's row. Raises NotFound, WorkerBusy, BodyTooLarge, OutOfCredits,
+    MonthlyCapReached, PriceUnknown; then nothing was added.
     """
     await lock_worker(sql, turn.worker_id)
+    await _require_funds(sql, settings, turn)
     waiting = await sql.value(
         "SELECT count(*) FROM turns WHERE organization_id = %(organization_id)s"
         " AND worker_id = %(worker_id)s AND status = 'pending'",
@@ -235,6 +242,21 @@ async def append_all(sql: TenantStatements, turns: Sequence[NewTurn]) -> None:
     )
     locks = sorted({turn.worker_id for turn in turns})
     await engine.enqueue_all(sql.connection, RUN_WORKER, locks=locks, queue=sql.organization_id)
+
+
+async def _require_funds(sql: TenantStatements, settings: Settings, turn: NewTurn) -> None:
+    """That the turn may spend something. Raises OutOfCredits, MonthlyCapReached, PriceUnknown.
+
+    Whoever asks over HTTP is told at once; a turn that starts by itself says it in its `error`.
+    """
+    if turn.instruction.source != "api":
+        return
+    funds = await accounts.funds(sql)
+    if funds.account is not None:
+        funds.account.require()
+    limits = budgets.limits_of(settings, turn.instruction.budget, funds.overrides)
+    if (limits.usd is not None or funds.account is not None) and prices.of(settings) is None:
+        raise PriceUnknown(prices.unknown(settings))
 
 
 async def lock_worker(sql: TenantStatements, worker_id: WorkerId) -> None:

@@ -5,7 +5,7 @@ the turn since, nothing is written and Superseded is raised.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, LiteralString, Protocol
 
@@ -13,7 +13,7 @@ from psycopg.types.json import Json, Jsonb
 
 from handinger import attachments, engine, live, story, workers
 from handinger.attachments import Attachment
-from handinger.budgets import Charge, Reservation, Spending, ledger
+from handinger.budgets import Charge, Reservation, Reserve, Spending, accounts, ledger
 from handinger.errors import Superseded
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.settings import BudgetName
@@ -66,6 +66,7 @@ class ClaimedTurn:
     started_at: datetime  # of the first attempt
     has_history: bool  # whether the conversation has a message yet
     spending: Spending
+    budget_overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
     attachments: tuple[Attachment, ...] = ()
     email: dict[str, Any] | None = None  # the mail that started it
 
@@ -78,10 +79,6 @@ class ToolRecord:
     tool_call_id: str
     tool_name: str
     result: str | None  # JSON; None while it is not known to have finished
-
-
-Reserve = Callable[[Spending, int | None], Sequence[Reservation]]
-"""All that is to be reserved, given what the turn has spent, and what its organization has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +161,15 @@ async def claim(
                 credits=turn.spending.credits(nano_per_credit),
                 reservations=reservations,
             )
+        if row.has_account:
+            await accounts.hold(
+                tenant,
+                turn.id,
+                spending=turn.spending,
+                charged_nano=ledger.total(dead).cost_nano,
+                reserve=opening.reserve,
+                nano_per_credit=nano_per_credit,
+            )
     return turn
 
 
@@ -193,6 +199,9 @@ WHERE status <> 'completed' AND turns.id = (SELECT t.id FROM turns t WHERE t.wor
     AND t.status <> 'completed' ORDER BY t.position LIMIT 1)
 RETURNING turns.id, organization_id, worker_id, input, budget, source, attempt, crashes,
     cancel_requested, created_at, started_at, attachments, reservations, email,
+    EXISTS (SELECT 1 FROM accounts a WHERE a.organization_id = turns.organization_id)
+        AS has_account,
+    (SELECT o.budgets FROM organizations o WHERE o.id = turns.organization_id) AS budget_overrides,
     EXISTS (SELECT 1 FROM messages m WHERE m.worker_id = turns.worker_id) AS has_history,
     ARRAY[steps, input_tokens, output_tokens, reasoning_tokens, cache_read_tokens,
         cache_write_tokens, model_cost_nano, tool_cost_nano, sandbox_cost_nano,
@@ -217,6 +226,8 @@ class _ClaimRow:
     attachments: list[dict[str, Any]]
     reservations: list[dict[str, Any]] | None
     email: dict[str, Any] | None
+    has_account: bool
+    budget_overrides: dict[str, Any] | None
     spent: list[int]
 
     def turn(self, attached: tuple[Attachment, ...]) -> ClaimedTurn:
@@ -234,6 +245,7 @@ class _ClaimRow:
             started_at=self.started_at,
             has_history=self.has_history,
             spending=Spending(*self.spent),
+            budget_overrides=self.budget_overrides or {},
             attachments=attached,
             email=self.email,
         )
@@ -281,6 +293,7 @@ class _Advanced:
     cancel_requested: bool
     last_message_id: int | None
     others_wait: bool
+    has_account: bool
 
 
 class Journal:
@@ -317,13 +330,22 @@ class Journal:
                 )
                 # First, so that every transaction locks a worker before its turns.
                 await book(sql, turn, completion)
-            await self._advance(sql, record, spending, first, entries, completion)
+            advanced = await self._advance(sql, record, spending, first, entries, completion)
             if record.started_tools:
                 await self._insert_tools(sql, record.started_tools)
             for tool in record.finished_tools:
                 await self._finish_tool(sql, tool)
             for write in record.writes:
                 await write(sql)
+            if advanced.has_account:
+                await accounts.hold(
+                    sql,
+                    self.turn.id,
+                    spending=spending,
+                    charged_nano=ledger.total(record.charges).cost_nano,
+                    reserve=None if record.ending else record.reserve,
+                    nano_per_credit=self._nano_per_credit,
+                )
         self.spending = spending
         self.story.commit(first + len(entries))
         if record.ending is not None:
@@ -363,7 +385,7 @@ class Journal:
         first: int,
         entries: Sequence[Entry],
         completion: "Completion",
-    ) -> None:
+    ) -> _Advanced:
         """The fence, the sums, the ledger, the entries and the messages in one statement.
 
         Raises Superseded.
@@ -403,7 +425,9 @@ class Journal:
             " RETURNING id)"
             " SELECT cancel_requested, (SELECT max(id) FROM said) AS last_message_id,"
             " EXISTS (SELECT 1 FROM turns WHERE organization_id = %(organization_id)s"
-            " AND worker_id = %(worker_id)s AND status = 'pending') AS others_wait FROM fenced",
+            " AND worker_id = %(worker_id)s AND status = 'pending') AS others_wait,"
+            " EXISTS (SELECT 1 FROM accounts WHERE organization_id = %(organization_id)s)"
+            " AS has_account FROM fenced",
             id=self.turn.id,
             worker_id=self.turn.worker_id,
             attempt=self.turn.attempt,
@@ -425,6 +449,7 @@ class Journal:
         self.cancel_requested = self.cancel_requested or advanced.cancel_requested
         self.last_message_id = advanced.last_message_id or self.last_message_id
         self.others_wait = advanced.others_wait
+        return advanced
 
     async def _insert_tools(self, sql: TenantStatements, tools: Sequence[ToolRecord]) -> None:
         await sql.run(

@@ -1,0 +1,278 @@
+"""What organizations may spend, and what they are told of it (1.1: 402; `GET /api/usage`)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import wait
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from handinger import keys
+from handinger.budgets import accounts
+from handinger.settings import Settings
+from handinger.storage.database import Database, open_database
+from tests.contract.conftest import Connect, StartServer
+from tests.contract.wire import error_in, worker_in
+from tests.contract.world import Api, Scripts
+from tests.support.ledger import CHECKS
+from tests.support.model_server import Step, ToolCall, Usage
+
+LIST = ToolCall("list_files", {})
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Office:
+    """The operator's side of one server."""
+
+    url: str
+    settings: Settings
+    connect: Callable[[str], Api]
+
+    def do(self, act: Callable[[Database], Awaitable[T]]) -> T:
+        async def acted() -> T:
+            async with open_database(self.settings) as database:
+                return await act(database)
+
+        return asyncio.run(acted())
+
+    def organization(self, name: str) -> tuple[str, Api]:
+        async def make(database: Database) -> tuple[str, str]:
+            organization = await keys.create_organization(database, name)
+            key = await keys.create_key(database, organization.id, name="test")
+            return organization.id, key.secret
+
+        organization_id, secret = self.do(make)
+        return organization_id, self.connect(secret)
+
+    def grant(self, organization_id: Any, credits: int) -> None:
+        self.do(lambda database: accounts.grant(database, organization_id, credits=credits))
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            return connection.execute(query.encode(), values).fetchall()
+
+
+@pytest.fixture(scope="module")
+def office(new_server: StartServer, connect: Connect, postgres_url: str) -> Office:
+    """Of a server where a call of 10,000 tokens each way costs 0.02 USD, two credits."""
+    server = new_server(
+        "office",
+        {
+            "HANDINGER_PRICES": '{"*": {"input": 1, "output": 1}}',
+            "HANDINGER_MAX_OUTPUT_TOKENS": "2000",
+        },
+    )
+    url = urlsplit(postgres_url)._replace(path="/office").geturl()
+    configured = Settings.model_validate({"data_dir": server.data_dir, "database_url": url})
+    return Office(url, configured, lambda key: connect(server, key))
+
+
+def _paid(text: str = "done", *, input_tokens: int = 8000, output_tokens: int = 2000) -> Step:
+    usage = Usage(prompt_tokens=input_tokens, completion_tokens=output_tokens)
+    return Step(text=text, usage=usage)
+
+
+def test_an_empty_balance_is_402_before_anything_starts(office: Office, scripts: Scripts):
+    organization_id, api = office.organization("empty")
+    office.grant(organization_id, 1)
+    # Ten thousand tokens are one credit.
+    instruction = scripts(_paid(input_tokens=8000, output_tokens=2000))
+    worker = worker_in(api.create(instruction))
+    assert worker["usage"]["credits"] == 1
+    untouched = scripts(_paid())
+    error_in(api.create(untouched), 402, "out_of_credits")
+    error_in(api.go_on(worker["id"], untouched), 402, "out_of_credits")
+    assert untouched.requests == []
+    assert len(api.turns(worker["id"])) == 1
+
+    office.grant(organization_id, 5)
+    assert worker_in(api.go_on(worker["id"], untouched))["error"] is None
+    report = api.client.get("/api/usage").json()
+    assert report["balanceCredits"] == 4
+
+
+def test_a_repeated_request_joins_its_turn_although_the_balance_is_empty(
+    office: Office, scripts: Scripts
+):
+    organization_id, api = office.organization("joined")
+    office.grant(organization_id, 1)
+    body, headers = {"input": scripts(_paid()).input}, {"Idempotency-Key": "once"}
+    first = worker_in(api.client.post("/api/workers", json=body, headers=headers))
+    again = worker_in(api.client.post("/api/workers", json=body, headers=headers))
+    assert again["id"] == first["id"]
+    assert again["usage"]["credits"] == 1
+
+
+def test_a_balance_is_one_more_cap_of_a_turn(office: Office, scripts: Scripts):
+    organization_id, api = office.organization("capped")
+    office.grant(organization_id, 3)
+    step = Step(tool_calls=[LIST], text="on", usage=Usage(prompt_tokens=4000, completion_tokens=10))
+    instruction = scripts(
+        step,
+        after_last="repeat",
+        when_tool_choice_none=Step(
+            text="In short.", usage=Usage(prompt_tokens=4000, completion_tokens=10)
+        ),
+    )
+    worker = worker_in(api.create(instruction, budget="unlimited"))
+    assert worker["incomplete_details"] == {"reason": "budget_exhausted"}
+    assert worker["output_text"].endswith("In short.")
+    assert worker["usage"]["costUsd"] <= 0.03
+    balance = api.client.get("/api/usage").json()["balanceCredits"]
+    assert balance == 3 - worker["usage"]["credits"] >= 0
+
+
+def test_fifty_turns_at_once_never_overdraw_a_balance_for_ten(office: Office, scripts: Scripts):
+    organization_id, api = office.organization("crowd")
+    office.grant(organization_id, 10)
+    instructions = [scripts(_paid()) for _ in range(50)]
+    answers = [api.beside(api.create, instruction) for instruction in instructions]
+    wait(answers, timeout=60)
+    statuses = [answer.result().status_code for answer in answers]
+    assert set(statuses) <= {200, 402}
+    workers = [answer.result().json() for answer in answers if answer.result().status_code == 200]
+    spent = sum(worker["usage"]["credits"] for worker in workers)
+    paid = [worker for worker in workers if worker["usage"]["credits"]]
+    # A call is made or not; what was made is what was paid.
+    called = sum(len(instruction.requests) for instruction in instructions)
+    assert len(paid) == called == spent
+    assert 1 <= spent <= 10
+    for worker in workers:
+        assert worker["usage"]["credits"] or worker["error"]["code"] == "budget_too_small"
+    ((balance,),) = office.rows(
+        "SELECT balance_credits FROM accounts WHERE organization_id = %s", organization_id
+    )
+    assert balance == 10 - spent
+    # What the others held in reserve is free again: the rest can be spent to the last credit.
+    while balance:
+        assert worker_in(api.create(scripts(_paid())))["error"] is None
+        balance -= 1
+    error_in(api.create(scripts(_paid())), 402, "out_of_credits")
+
+
+def test_a_months_cap_is_402_and_counts_what_was_spent_before(office: Office, scripts: Scripts):
+    organization_id, api = office.organization("month")
+    assert worker_in(api.create(scripts(_paid())))["error"] is None
+    report = api.client.get("/api/usage").json()
+    assert (report["monthlyCapUsd"], report["monthUsd"]) == (None, None)
+
+    office.do(lambda db: accounts.cap_month(db, organization_id, 20_000_000))  # pyright: ignore[reportArgumentType] # An id.
+    assert api.client.get("/api/usage").json()["monthUsd"] == 0.01
+    assert worker_in(api.create(scripts(_paid())))["error"] is None
+    error_in(api.create(scripts(_paid())), 402, "monthly_cap_reached")
+    assert api.client.get("/api/usage").json()["monthUsd"] == 0.02
+
+    # A month later, it begins anew.
+    office.rows(
+        "UPDATE accounts SET month = month - interval '1 month' WHERE organization_id = %s"
+        " RETURNING 1",
+        organization_id,
+    )
+    assert worker_in(api.create(scripts(_paid())))["error"] is None
+    assert api.client.get("/api/usage").json()["monthUsd"] == 0.01
+
+    office.do(lambda db: accounts.cap_month(db, organization_id, None))  # pyright: ignore[reportArgumentType] # An id.
+    assert worker_in(api.create(scripts(_paid())))["error"] is None
+    assert office.rows("SELECT 1 FROM accounts WHERE organization_id = %s", organization_id) == []
+
+
+def test_budgets_of_an_organization_are_its_own(office: Office, scripts: Scripts):
+    organization_id, api = office.organization("own")
+    office.do(
+        lambda db: accounts.set_budget(db, organization_id, "low", {"modelCalls": 2})  # pyright: ignore[reportArgumentType] # An id.
+    )
+    instruction = scripts(Step(tool_calls=[LIST]), after_last="repeat")
+    worker = worker_in(api.create(instruction, budget="low"))
+    assert worker["incomplete_details"] == {"reason": "budget_exhausted"}
+    assert worker["usage"]["steps"] == 2
+    _, other = office.organization("not own")
+    instruction = scripts(Step(tool_calls=[LIST]), after_last="repeat")
+    assert worker_in(other.create(instruction, budget="low"))["usage"]["steps"] == 4
+
+
+def test_usage_is_grouped_and_sums_up(office: Office, scripts: Scripts):
+    _, api = office.organization("groups")
+    first = worker_in(api.create(scripts(_paid(), _paid())))
+    second = worker_in(api.create(scripts(_paid(input_tokens=1, output_tokens=2))))
+    by_worker = api.client.get("/api/usage", params={"groupBy": "worker"}).json()
+    sums = {group["key"]: group["usage"] for group in by_worker["groups"]}
+    assert set(sums) == {first["id"], second["id"]}
+    assert sums[second["id"]]["totalTokens"] == 3
+    assert sums[first["id"]]["costUsd"] == first["usage"]["costUsd"]
+    assert by_worker["total"]["costs"]["modelCostUsd"] == 0.010003
+
+    by_model = api.client.get("/api/usage", params={"groupBy": "model"}).json()
+    assert [group["key"] for group in by_model["groups"]] == ["openai-chat:scripted"]
+    by_day = api.client.get("/api/usage").json()
+    assert [group["key"] for group in by_day["groups"]] == [datetime.now(UTC).date().isoformat()]
+    assert by_day["total"] == by_model["total"] == by_worker["total"]
+
+    # What was spent stays spent when a worker is gone, and says nothing of it.
+    assert api.client.delete(f"/api/workers/{first['id']}").status_code == 200
+    after = api.client.get("/api/usage", params={"groupBy": "worker"}).json()
+    assert {group["key"] for group in after["groups"]} == {"(deleted)", second["id"]}
+    assert after["total"] == by_worker["total"]
+
+
+def test_usage_is_of_a_span_of_time_and_of_one_organization(office: Office, scripts: Scripts):
+    _, api = office.organization("span")
+    worker_in(api.create(scripts(_paid())))
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
+    for params, steps in (
+        ({"to": "2020-01-01", "from": "2019-01-01"}, 0),
+        ({"from": "2020-01-01", "to": tomorrow}, 1),
+        ({"from": tomorrow, "to": tomorrow}, 0),
+        ({"from": "2020-01-01T00:00:00+02:00", "to": f"{tomorrow}T00:00:00Z"}, 1),
+    ):
+        report = api.client.get("/api/usage", params=params)
+        assert report.status_code == 200, report.text
+        assert report.json()["total"]["usage"]["steps"] == steps, params
+    _, other = office.organization("nobody's")
+    assert other.client.get("/api/usage").json()["groups"] == []
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"from": "yesterday"},
+        {"to": "2026-13-01"},
+        {"from": "2026-01-02", "to": "2026-01-01"},
+        {"groupBy": "key"},
+        {"from": ""},
+        {"from": "0001-01-01T00:00:00+14:00"},
+    ],
+)
+def test_a_span_that_is_none_is_422(office: Office, params: dict[str, str]):
+    _, api = office.organization("spans")
+    error_in(api.client.get("/api/usage", params=params), 422, "invalid_input")
+
+
+def test_a_capped_budget_without_a_price_is_422_and_says_which_setting(
+    new_server: StartServer, connect: Connect, scripts: Scripts
+):
+    server = new_server("priceless", {"OPENAI_BASE_URL": "https://models.example.com/v1"})
+    api = connect(server, server.key)
+    untouched = scripts(_paid())
+    error = error_in(api.create(untouched, budget="low"), 422, "price_unknown")
+    assert "HANDINGER_PRICES=" in error["error"]
+    assert "HANDINGER_PRICES=" in server.log()
+
+
+def test_everything_agrees_with_the_ledger(office: Office):
+    """Of all that the tests here have done."""
+    for what, query in CHECKS.items():
+        assert office.rows(query) == [], what
+    assert (
+        office.rows(
+            "SELECT a.organization_id FROM accounts a JOIN credit_grants g USING (organization_id)"
+            " GROUP BY 1, a.balance_credits HAVING a.balance_credits <> sum(g.credits)"
+            " - (SELECT coalesce(sum(credits), 0) FROM turns t"
+            " WHERE t.organization_id = a.organization_id)"
+        )
+        == []
+    )
