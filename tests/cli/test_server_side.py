@@ -31,30 +31,6 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def test_whose_mail_is_taken(cli: Cli, data_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HANDINGER_DATA_DIR", str(data_dir))
-    monkeypatch.setenv("HANDINGER_EMAIL_ALLOW", "server.example")
-
-    def entries(*more: str) -> list[str]:
-        return [row["allow"] for row in json.loads(cli("email", "list", *more)[1])]
-
-    acme = cli("orgs", "create", "--name", "mailers", "--quiet")[1].strip()
-    assert entries("--org", acme) == ["server.example"]
-    status, _, err = cli("email", "allow", "Ada@Example.com", "*.example.org", "--org", acme)
-    assert status == 0
-    assert "server.example, ada@example.com, *.example.org" in err
-    assert cli("email", "disallow", "server.example", "--org", acme)[0] == 0
-    assert entries("--org", acme) == ["ada@example.com", "*.example.org"]
-    status, _, err = cli("email", "disallow", "bob@example.com", "--org", acme)
-    assert status != 0
-    assert "bob@example.com is not in the list" in err
-    status, _, err = cli("email", "allow", "no address at all", "--org", acme)
-    assert status != 0
-    assert "not a domain" in err
-    assert cli("email", "reset", "--org", acme)[0] == 0
-    assert entries("--org", acme) == entries() == ["server.example"]
-
-
 def test_keys_and_organizations_from_making_to_revoking(
     cli: Cli, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -150,3 +126,27 @@ def test_without_the_server_installed_it_is_said_how_to_get_it(command: list[str
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: This command needs the server (")
     assert done.stderr.endswith("pip install 'handinger[server]'\n")
+
+
+def test_whose_mail_is_taken(cli: Cli, data_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HANDINGER_DATA_DIR", str(data_dir))
+    monkeypatch.setenv("HANDINGER_EMAIL_ALLOW", "server.example")
+
+    def entries(*more: str) -> list[str]:
+        return [row["allow"] for row in json.loads(cli("email", "list", *more)[1])]
+
+    acme = cli("orgs", "create", "--name", "mailers", "--quiet")[1].strip()
+    assert entries("--org", acme) == ["server.example"]
+    status, _, err = cli("email", "allow", "Ada@Example.com", "*.example.org", "--org", acme)
+    assert status == 0
+    assert "server.example, ada@example.com, *.example.org" in err
+    assert cli("email", "disallow", "server.example", "--org", acme)[0] == 0
+    assert entries("--org", acme) == ["ada@example.com", "*.example.org"]
+    status, _, err = cli("email", "disallow", "bob@example.com", "--org", acme)
+    assert status != 0
+    assert "bob@example.com is not in the list" in err
+    status, _, err = cli("email", "allow", "no address at all", "--org", acme)
+    assert status != 0
+    assert "not a domain" in err
+    assert cli("email", "reset", "--org", acme)[0] == 0
+    assert entries("--org", acme) == entries() == ["server.example"]
