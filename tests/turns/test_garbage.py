@@ -8,8 +8,10 @@ import obstore
 import pytest
 from obstore.store import MemoryStore
 
-from handinger import attachments, files, ids, keys, settings, workers
+from handinger import attachments, files, ids, keys, mailbox, settings, workers
 from handinger.attachments import Attachment, IncomingFile, attach
+from handinger.email import outbox
+from handinger.email.outbox import AttachedFile, Draft
 from handinger.files import Change
 from handinger.ids import OrganizationId, WorkerId
 from handinger.settings import Settings
@@ -132,6 +134,23 @@ async def test_an_attachment_stays_from_its_acceptance_on(world: World):
     await world.age()
     assert await world.collect() == 0
     assert await world.stored() == {world.attached[0].sha256}
+
+
+async def test_the_files_of_a_mail_stay_as_they_went_out(world: World):
+    sha256 = await world.put(b"sent")
+    sent = AttachedFile("report.txt", sha256, 4, "text/plain")
+    async with world.database.tenant(world.organization_id).transaction() as sql:
+        turn_id = await sql.value(
+            "SELECT id FROM turns WHERE organization_id = %(organization_id)s"
+            " AND worker_id = %(worker_id)s",
+            worker_id=world.worker_id,
+        )
+        recipient = mailbox.parse("ada@example.com")
+        draft = Draft("sent", recipient, "Hello", "Hello.", attachments=[sent])
+        await outbox.put(sql, world.configured, world.worker_id, turn_id, draft)
+    await world.age()
+    await world.collect()
+    assert sha256 in await world.stored()
 
 
 async def test_an_attachment_of_a_turn_that_never_started_goes(world: World):

@@ -44,6 +44,8 @@ async def _collect_batch(database: Database, blobs: Blobs, grace_s: float) -> in
             " AND t.attachments @> jsonb_build_array(jsonb_build_object('sha256', b.sha256)))"
             " AND NOT EXISTS (SELECT 1 FROM inbound_emails e"
             " WHERE e.worker_id = b.worker_id AND e.sha256 = b.sha256)"
+            " AND NOT EXISTS (SELECT 1 FROM outbound_emails o WHERE o.worker_id = b.worker_id"
+            " AND o.attachments @> jsonb_build_array(jsonb_build_object('sha256', b.sha256)))"
             " LIMIT %(batch)s FOR UPDATE SKIP LOCKED)"
             " DELETE FROM blobs USING garbage WHERE blobs.worker_id = garbage.worker_id"
             " AND blobs.sha256 = garbage.sha256 RETURNING blobs.worker_id, blobs.sha256",
