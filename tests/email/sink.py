@@ -20,8 +20,8 @@ class Sink:
     def __init__(self, **options: Any) -> None:
         self.taken: list[tuple[Envelope, EmailMessage]] = []
         self.raw: list[bytes] = []
-        # Answers to the next mails, first to last; afterwards all are taken.
-        self.answers: list[str] = []
+        # By recipient: answers to its next mails, first to last; afterwards all are taken.
+        self.answers: dict[str, list[str]] = {}
         self.refused_recipients: dict[str, str] = {}
         self.attempts = 0
         self.on_data: Callable[[], None] = lambda: None
@@ -61,10 +61,9 @@ class Sink:
         del server, session
         self.attempts += 1
         self.on_data()
-        if self.answers:
-            answer = self.answers.pop(0)
-            if not answer.startswith("250"):
-                return answer
+        answers = self.answers.get(envelope.rcpt_tos[0])
+        if answers:
+            return answers.pop(0)
         assert isinstance(envelope.content, bytes)
         self.raw.append(envelope.content)
         message = email.message_from_bytes(envelope.content, policy=email.policy.default)

@@ -39,9 +39,9 @@ def unique(name: str) -> str:
     return f"{name}.{time.time_ns()}@trusted.example"
 
 
-def ask(world: World, text: str, **headers: str) -> tuple[str, str, str]:
+def ask(world: World, text: str, sender: str | None = None, **headers: str) -> tuple[str, str, str]:
     """A mail of a new sender to a new worker: the worker, its address, the sender."""
-    sender = unique("ada")
+    sender = sender or unique("ada")
     worker_id, address = world.new_address()
     raw = mail(text, sender=f"Ada <{sender}>", headers={"Subject": "A task", **headers})
     assert world.send(raw, address, sender=sender) == (250, "")
@@ -159,8 +159,9 @@ def test_a_subject_cannot_write_headers(world: World, sink: Sink):
 
 
 def test_a_server_that_says_later_gets_it_once(world: World, sink: Sink):
-    sink.answers[:] = ["451 4.3.0 Later.", "421 4.3.2 Later.", "250 OK"]
-    worker_id, _, sender = ask(world, "Go.")
+    sender = unique("ada")
+    sink.answers[sender] = ["451 4.3.0 Later.", "421 4.3.2 Later."]
+    worker_id, _, _ = ask(world, "Go.", sender)
     sink.wait_for(sender)
     (out,) = world.wait_for_mails(worker_id, ["delivered"])
     assert (out["attempts"], out["error"]) == (3, None)
@@ -186,7 +187,7 @@ def test_a_final_refusal_is_noted_and_not_repeated(world: World, sink: Sink, whe
     if where == "recipient":
         sink.refused_recipients[sender] = "550 5.1.1 Nobody of that name."
     else:
-        sink.answers[:] = ["554 5.6.0 Nobody of that name."]
+        sink.answers[sender] = ["554 5.6.0 Nobody of that name."]
     assert world.send(mail(sender=sender), address, sender=sender)[0] == 250
     (out,) = world.wait_for_mails(worker_id, ["failed"])
     assert out["attempts"] == 1
@@ -251,7 +252,8 @@ def test_what_goes_out_is_signed(signed: World):
     _, _, sender = ask(signed, "Go.")
     assert signed.sink is not None
     signed.sink.wait_for(sender)
-    raw = signed.sink.raw[-1]
+    taken = zip(signed.sink.raw, signed.sink.taken, strict=True)
+    raw = next(raw for raw, (envelope, _) in taken if sender in envelope.rcpt_tos)
 
     def key_record(name: bytes, timeout: float = 5) -> bytes:
         assert name == f"hand._domainkey.{DOMAIN}.".encode()
@@ -377,8 +379,9 @@ def test_a_mail_that_is_too_large_goes_with_links(signed: World):
     assert signed.sink is not None
     write = ToolCall("write_file", {"path": "a\nb.txt", "content": "x"})
     signed.model.script("refused", [Step(tool_calls=[write]), Step(text="Done.")])
-    signed.sink.answers[:] = ["552 5.3.4 Too large."]
-    worker_id, _, sender = ask(signed, "[[script:refused]] Go.")
+    sender = unique("ada")
+    signed.sink.answers[sender] = ["552 5.3.4 Too large."]
+    worker_id, _, _ = ask(signed, "[[script:refused]] Go.", sender)
     (answer,) = signed.sink.wait_for(sender)
     assert files(answer) == {}
     assert "too large for a mail" in body(answer)
