@@ -19,11 +19,12 @@ def _needs_sandboxes():
 
 @pytest.fixture(scope="module")
 def priced(new_server: StartServer, connect: Connect) -> Api:
-    """A server whose commands cost something, and whose turns may be short."""
+    """A server whose commands cost something, and whose turns and workspaces may be small."""
     server = new_server(
         "priced",
         {
             "HANDINGER_SANDBOX_USD_PER_SECOND": str(PRICE_USD_PER_S),
+            "HANDINGER_MAX_WORKSPACE_FILES": "300",
             "HANDINGER_BUDGETS": '{"low": {"seconds": 10, "usd": 5}}',
         },
     )
@@ -184,17 +185,17 @@ def test_many_new_files_are_kept_and_not_published(api: Api, scripts: Scripts):
     assert read(api, worker, "f150.txt") == b"150\n"
 
 
-def test_more_files_than_allowed_are_not_kept_until_there_are_fewer(api: Api, scripts: Scripts):
+def test_more_files_than_allowed_are_not_kept_until_there_are_fewer(priced: Api, scripts: Scripts):
     worker = carry_out(
-        api,
+        priced,
         scripts,
-        run("mkdir d; cd d; seq 10001 | xargs touch"),
+        run("mkdir d; cd d; seq 301 | xargs touch"),
         run("echo kept > kept.txt"),
         run("rm -r d"),
     )
     many, still, fewer = results_of(worker)
-    assert "it may have 10000" in many["notes"][0]
-    assert "it may have 10000" in still["notes"][0]
+    assert "it may have 300" in many["notes"][0]
+    assert "it may have 300" in still["notes"][0]
     assert "notes" not in fewer
     assert filenames(worker) == ["kept.txt"]
 

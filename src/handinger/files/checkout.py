@@ -71,7 +71,7 @@ class Checkout:
 
         What a command left in the folder and the manifest could not take stays as it is.
         """
-        manifest = {file.path: file for file in await self._workspace.list()}
+        manifest = await self._workspace.refresh(self._manifest)
         gone = [path for path in self._manifest.keys() - manifest.keys() if path in self._held]
         if gone:
             await asyncio.to_thread(self._remove, gone)

@@ -1,8 +1,9 @@
 """The manifest: the rows that say which files a workspace has. They are the truth about it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import LiteralString
 
 from handinger.ids import WorkerId
@@ -47,6 +48,56 @@ async def find(sql: TenantStatements, worker_id: WorkerId, path: str) -> File | 
         worker_id=worker_id,
         path=path,
     )
+
+
+async def refresh(
+    sql: TenantStatements, worker_id: WorkerId, known: Mapping[str, File]
+) -> dict[str, File]:
+    """Every file by path, of which these are known from before.
+
+    Of a large workspace that hardly changed, only what did is loaded: each change of a row, and
+    nothing else, changes the time in it.
+    """
+    if known:
+        newest = max(file.updated_at for file in known.values())
+        changed = await sql.all(
+            File,
+            f"SELECT {_COLUMNS} FROM files"
+            " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s"
+            " AND updated_at >= %(newest)s",
+            worker_id=worker_id,
+            newest=newest,
+        )
+        files = {**known, **{file.path: file for file in changed}}
+        sums = await sql.first(
+            _Sums,
+            "SELECT count(*) AS files,"
+            " coalesce(sum(extract(epoch FROM updated_at) * 1000000), 0)::numeric(40) AS moments"
+            " FROM files WHERE organization_id = %(organization_id)s"
+            " AND worker_id = %(worker_id)s",
+            worker_id=worker_id,
+        )
+        # What was removed, or committed late, shows here.
+        if sums == _Sums.of(files.values()):
+            return files
+    return {file.path: file for file in await load(sql, worker_id)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Two numbers that tell one state of a manifest from the next."""
+
+    files: int
+    moments: Decimal  # microseconds since 1970, of all files together
+
+    @classmethod
+    def of(cls, files: Collection[File]) -> "_Sums":
+        moments = sum((file.updated_at - _EPOCH) // _MICROSECOND for file in files)
+        return cls(len(files), Decimal(moments))
+
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 async def load(sql: TenantStatements, worker_id: WorkerId, *, prefix: str = "") -> list[File]:

@@ -3,6 +3,7 @@
 Bytes are stored as blobs before the row that names them is committed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from handinger.files import manifest
@@ -49,6 +50,11 @@ class Workspace:
         prefix = "" if folder.strip("/") in ("", ".") else normalize(folder) + "/"
         async with self._tenant.statements() as sql:
             return await manifest.load(sql, self.worker_id, prefix=prefix)
+
+    async def refresh(self, known: Mapping[str, File]) -> dict[str, File]:
+        """Every file by path, of which these are known from before."""
+        async with self._tenant.statements() as sql:
+            return await manifest.refresh(sql, self.worker_id, known)
 
     async def prepare(self, path: str, content: bytes) -> Change:
         """Store the bytes of a file that is about to be written; nothing is visible yet.
