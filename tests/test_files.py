@@ -37,6 +37,8 @@ def test_a_path_is_normalized(given_path: str, normal: str) -> None:
         "a\0b",
         "\ud800",
         "x" * 1025,
+        "folder/" + "x" * 256,
+        "ü" * 128,
     ],
 )
 def test_a_path_that_is_not_in_the_workspace_is_refused(path: str) -> None:

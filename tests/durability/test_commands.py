@@ -1,6 +1,8 @@
 """kill -9 while a command runs: it ends with the server, is not repeated, and leaves nothing."""
 
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,13 +17,13 @@ WAIT_S = 30
 
 
 @pytest.fixture
-def sandboxes_in(stand: Stand, tmp_path: Path) -> Iterator[Path]:
+def sandboxes_in(stand: Stand) -> Iterator[Path]:
     """The stand's server keeps its sandboxes there."""
     require_sandboxes()
-    folder = tmp_path / "sandboxes"
+    above = Path(tempfile.mkdtemp(prefix="handinger-sandboxes-"))
     # The user that sandboxes run as must get through.
-    for above in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        above.chmod(0o711)
+    above.chmod(0o711)
+    folder = above / "sandboxes"
     before = dict(stand.server.environment)
     stand.server.environment["HANDINGER_SANDBOX_DIR"] = str(folder)
     stand.restart()
@@ -29,6 +31,7 @@ def sandboxes_in(stand: Stand, tmp_path: Path) -> Iterator[Path]:
     stand.server.environment.clear()
     stand.server.environment.update(before)
     stand.restart()
+    shutil.rmtree(above)
 
 
 def test_a_command_dies_with_its_server_and_is_not_repeated(stand: Stand, sandboxes_in: Path):

@@ -10,6 +10,8 @@ from handinger.settings import Settings
 # Files there are the worker's own business, or came in from outside.
 UNPUBLISHED_FOLDERS = ("scratchpad", "inbox")
 _MAX_PATH_BYTES = 1024
+# What file systems allow; commands work on a real one.
+_MAX_NAME_BYTES = 255
 
 
 class FileError(HandingerServerError):
@@ -37,6 +39,8 @@ def normalize(path: str) -> str:
         raise FileError("A path must be valid Unicode.") from error
     if size > _MAX_PATH_BYTES:
         raise FileError(f"A path may have at most {_MAX_PATH_BYTES} bytes.")
+    if any(len(part.encode()) > _MAX_NAME_BYTES for part in parts):
+        raise FileError(f"A name in a path may have at most {_MAX_NAME_BYTES} bytes.")
     return normal
 
 

@@ -40,8 +40,11 @@ class Folders:
         root = base / secrets.token_hex(8)
         root.mkdir()
         root.chmod(PASSAGE)
-        lock = os.open(root / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        unlocked = root / f"{_LOCK}.new"
+        lock = os.open(unlocked, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
+        # Only now: a lock that is there and not held means that its process is dead.
+        unlocked.rename(root / _LOCK)
         return cls(root, lock)
 
     def remove_leftovers(self) -> list[str]:

@@ -240,12 +240,15 @@ class SandboxProcess:
             async with asyncio.timeout(_END_TIMEOUT_S):
                 await gone
         except TimeoutError:
-            logger.warning("Bubblewrap does not end; it is killed")
+            logger.warning("Bubblewrap does not end, and is killed")
             self._process.kill()
         finally:
             self._loop.remove_reader(watched)
             os.close(watched)
-        self._process.wait(_END_TIMEOUT_S)
+        try:
+            await asyncio.to_thread(self._process.wait, _END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            logger.warning("Bubblewrap hangs in the kernel, and is left there")
 
     # Commands
 
@@ -346,9 +349,9 @@ class SandboxProcess:
             for command in self._commands.values():
                 command.stopped = command.stopped or reason
         elif "exit" in said:
-            command = self._commands.get(said["exit"])
+            number, code = said["exit"], said.get("code")
+            command = self._commands.get(number) if isinstance(number, int) else None
             if command is not None and not command.ended.done():
-                code = said.get("code")
                 command.ended.set_result(code if isinstance(code, int) else _KILLED)
 
 

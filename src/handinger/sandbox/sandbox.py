@@ -80,7 +80,7 @@ class Sandbox:
 
     async def shell(self, command: str, *, timeout_s: float | None = None) -> Execution:
         """Run a command line; see `execute`."""
-        return await self.execute([self._host.shell, "-c", command], timeout_s=timeout_s)
+        return await self.execute([self._host.shell, "-c", "--", command], timeout_s=timeout_s)
 
     def stop(self, reason: StopReason) -> None:
         """End every process in it, those in the background too; it can be used again at once."""

@@ -26,7 +26,7 @@ from handinger.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_SYSTEM_BASE = Path("/var/lib/handinger/sandboxes")
+_SYSTEM_BASE = Path("/var/lib/handinger-sandboxes")
 # Ids that nothing hands out: beyond those of users, services and containers.
 _FIRST_UID, _UIDS = 2_050_000_000, 16_000_000
 # Where ids are few, as in containers of ordinary users.
@@ -107,6 +107,12 @@ async def survey(settings: Settings, folders: Folders, *, thorough: bool = False
         hidden=(settings.data_dir.resolve(), folders.root.parent),
     )
     view.write_etc()
+    if not _may_be_passed(folders.root.parent):
+        return _none(
+            "folder",
+            f"The user that commands run as may not pass through {folders.root.parent}.",
+            "Name another folder in HANDINGER_SANDBOX_DIR, or `chmod o+x` those above it.",
+        )
     limits = Limits.of(settings)
     failures: list[str] = []
     for host in _candidates(Path(bwrap), view):
