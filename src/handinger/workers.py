@@ -36,6 +36,7 @@ class WorkerView:
     """Everything that the wire's `Worker` says, at one moment."""
 
     id: WorkerId
+    turn_id: TurnId | None  # that `output`, `error` and `incomplete_reason` are of
     created_at: datetime
     status: Status
     metadata: dict[str, Any]
@@ -200,7 +201,7 @@ async def page(
 async def _complete(sql: TenantStatements, row: _WorkerRow) -> WorkerView:
     running_entries: list[Entry] = []
     if row.any_running:
-        running_entries = await _entries_of_running_turn(sql, row.id)
+        running_entries = await entries_of_running_turn(sql, row.id)
     output = row.output or []
     if row.turn_id and row.turn_status == "running":
         output = story.outputs(story.message_id(row.turn_id), running_entries)
@@ -210,6 +211,7 @@ async def _complete(sql: TenantStatements, row: _WorkerRow) -> WorkerView:
     live = Spending(*row.live_spending)
     return WorkerView(
         id=row.id,
+        turn_id=row.turn_id,
         created_at=row.created_at,
         status="running" if row.any_running else "pending" if row.any_waiting else "completed",
         metadata={**row.metadata, "model": row.model},
@@ -237,7 +239,8 @@ def _messages(row: _WorkerRow, running_entries: Sequence[Entry]) -> list[str]:
         if answer is not None:
             messages.append(answer)
         elif status == "running":
-            messages.append(dump(assistant_message(turn_id, running_entries, metadata)))
+            so_far = assistant_message(turn_id, running_entries, metadata)
+            messages += [dump(so_far)] if so_far else []
     return messages
 
 
@@ -259,7 +262,8 @@ class EntryRow:
         )
 
 
-async def _entries_of_running_turn(sql: TenantStatements, worker_id: WorkerId) -> list[Entry]:
+async def entries_of_running_turn(sql: TenantStatements, worker_id: WorkerId) -> list[Entry]:
+    """What is stored of the story of the turn that runs."""
     rows = await sql.all(
         EntryRow,
         "SELECT e.number, e.attempt, e.retry, e.kind, e.text, e.data"
@@ -344,12 +348,18 @@ def user_message(
     }
 
 
-def assistant_message(turn_id: TurnId, entries: Sequence[Entry], metadata: Event) -> Event:
-    """What the agent did, as a UI message."""
+def assistant_message(turn_id: TurnId, entries: Sequence[Entry], metadata: Event) -> Event | None:
+    """What the agent did, as a UI message; None if it did nothing.
+
+    A message without parts is none: the AI SDK refuses a conversation that has one.
+    """
+    parts = story.message_parts(entries)
+    if not parts:
+        return None
     return {
         "id": story.message_id(turn_id),
         "role": "assistant",
-        "parts": story.message_parts(entries),
+        "parts": parts,
         "metadata": metadata,
     }
 

@@ -20,12 +20,12 @@ __all__ = ["story"]
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("package", ["ai-5", "ai-6"])]
 
 SOURCES = Path(__file__).parent / "ai_sdk"
-Read = Callable[[str, list[Received]], Json]
+Read = Callable[[str, list[Received] | list[list[Json]]], Json]
 
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory: pytest.TempPathFactory) -> Read:
-    """What a release of the AI SDK makes of these events."""
+    """What a release of the AI SDK makes of these events; or its chat, of two streams."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         pytest.skip("node and npm are not installed")
@@ -39,15 +39,16 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Read:
     except subprocess.CalledProcessError as error:
         pytest.skip(f"the AI SDK cannot be installed: {error.stderr.decode()[-300:]}")
 
-    def read(package: str, received: list[Received]) -> Json:
+    def read(package: str, told: list[Received] | list[list[Json]]) -> Json:
+        received = [each for each in told if isinstance(each, Received)]
         recorded = "".join(
             f"id: {each.id}\ndata: {json.dumps(each.event, ensure_ascii=False)}\n\n"
             for each in received
         )
         result = subprocess.run(
-            [node, "fold.mjs", package],
+            [node, "fold.mjs" if received else "page.mjs", package],
             cwd=folder,
-            input=recorded.encode(),
+            input=(recorded or json.dumps(told)).encode(),
             capture_output=True,
             timeout=30,
         )
@@ -97,6 +98,30 @@ def test_it_accepts_the_stream_of_an_idle_worker(api: Api, read: Read, story: St
     idle = watch(api, story.worker_id).read()
     found = read(package, idle.received)
     assert (found["count"], found["errors"]) == (len(idle.received), [])
+
+
+def test_a_page_that_is_told_of_a_retry_shows_only_what_stands(read: Read, package: str):
+    """As docs/streaming.md says: stop, drop the message, resume."""
+    start = {"type": "start", "messageId": "msg_1", "messageMetadata": {"workerId": "wrk_1"}}
+    retry = {"type": "data-retry", "data": {"messageId": "msg_1"}, "transient": True}
+    first = [start, *said("2", "Withdrawn words"), retry, *said("3", "New")]
+    again = [start, *said("3", "New words"), {"type": "text-end", "id": "3"}, {"type": "finish"}]
+    found = read(package, [first, again])
+    assert found["errors"] == []
+    assert found["status"] == "ready"
+    assert [message["role"] for message in found["messages"]] == ["user", "assistant"]
+    assert found["messages"][1]["parts"] == [
+        {"type": "step-start"},
+        {"type": "text", "text": "New words", "state": "done"},
+    ]
+
+
+def said(part: str, text: str) -> list[Json]:
+    return [
+        {"type": "start-step"},
+        {"type": "text-start", "id": part},
+        {"type": "text-delta", "id": part, "delta": text},
+    ]
 
 
 def test_it_would_refuse_what_is_not_in_its_vocabulary(read: Read, story: Stream, package: str):

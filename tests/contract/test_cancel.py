@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from tests.contract.wire import error_in, worker_in
-from tests.contract.world import Api, Scripted, Scripts, wait_until
+from tests.contract.world import Api, Scripted, Scripts, chunks_of, wait_until
 from tests.support.model_server import Step, ToolCall
 
 CANCELLED = {"reason": "cancelled"}
@@ -234,3 +234,44 @@ def _check_transcript(messages: Sequence[Mapping[str, Any]]) -> None:
         assert open_calls == []
         open_calls = [call["id"] for call in message.get("tool_calls") or ()]
     assert open_calls == []
+
+
+def test_a_turn_that_never_began_has_no_message_of_the_agent(api: Api, scripts: Scripts):
+    """The AI SDK refuses a conversation with a message that has no parts."""
+    holding = scripts.held()
+    worker = api.start(holding)
+    holding.wait_for(1)
+    dropped = api.queue(worker["id"], scripts(Step(text="never")))
+    cancelled = worker_in(
+        api.client.post(f"/api/workers/{worker['id']}/cancel", json={"turnId": dropped})
+    )
+    holding.open()
+    messages = api.wait_until_idle(worker["id"])["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert messages[2]["metadata"]["turnId"] == dropped
+    assert all(message["parts"] for message in [*cancelled["messages"], *messages])
+    assert api.turn(worker["id"], dropped)["incomplete_details"] == {"reason": "cancelled"}
+    told = [json.loads(chunk) for chunk in chunks_of(api.client.get(watched(worker["id"])))]
+    assert [event["data"]["role"] for event in told[:-1]] == ["user", "assistant", "user"]
+    assert told[-1]["type"] == "data-worker"
+    continued = worker_in(api.go_on(worker["id"], scripts(Step(text="on"))))
+    assert continued["output_text"] == "on"
+
+
+def watched(worker_id: str) -> str:
+    return f"/api/workers/{worker_id}/stream"
+
+
+def test_the_answer_names_the_turn_that_was_stopped(api: Api, scripts: Scripts):
+    holding = scripts.held()
+    worker = api.start(holding)
+    holding.wait_for(1)
+    path = f"/api/workers/{worker['id']}/cancel"
+    (turn,) = api.turns(worker["id"])
+    for _ in range(2):  # The second time nothing runs, and the answer is of the latest turn.
+        answer = api.client.post(path)
+        assert answer.headers["x-handinger-worker-id"] == worker["id"]
+        assert answer.headers["x-handinger-turn-id"] == turn["id"]
+    api.go_on(worker["id"], scripts(Step(text="on")))
+    late = api.client.post(path, json={"turnId": turn["id"]})
+    assert late.headers["x-handinger-turn-id"] == turn["id"]

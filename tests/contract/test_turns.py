@@ -9,7 +9,7 @@ import pytest
 
 from tests.contract.wire import error_in, turn_in, turns_in, worker_in
 from tests.contract.world import Api, Scripts, chunks_of, wait_until
-from tests.support.model_server import Step
+from tests.support.model_server import Step, ToolCall
 
 
 def test_creating_runs_the_first_turn_and_answers_when_it_ends(api: Api, scripts: Scripts):
@@ -315,3 +315,23 @@ def test_a_turn_of_another_worker_is_not_found(api: Api, scripts: Scripts):
     mine, yours = (worker_in(api.create(quick))["id"] for _ in range(2))
     turn_id = api.turns(yours)[0]["id"]
     error_in(api.client.get(f"/api/workers/{mine}/turns/{turn_id}"), 404, "not_found")
+
+
+def test_a_running_turn_shows_what_is_stored_of_its_text(api: Api, scripts: Scripts):
+    scripted = scripts.new()
+    call = ToolCall("list_files", {})
+    scripted.model.script(
+        scripted.name,
+        [Step(text="I look.", tool_calls=[call]), Step(text="Done.", gate=scripted.gate())],
+    )
+    worker = api.start(scripted)
+    scripted.wait_for(2)
+    (listed,) = api.turns(worker["id"])
+    turn = api.turn(worker["id"], listed["id"])
+    for each in (listed, turn):
+        assert (each["status"], each["output_text"]) == ("running", "I look.")
+        assert each["usage"]["steps"] == 1
+    assert turn["output_text"] == api.worker(worker["id"])["output_text"]
+    scripted.open()
+    api.wait_until_idle(worker["id"])
+    assert api.turn(worker["id"], listed["id"])["output_text"] == "I look.\n\nDone."

@@ -219,18 +219,21 @@ def _is_end_of(telling: Telling, place: Place) -> bool:
 
 
 def _ended_messages(telling: Telling, *, is_last: bool) -> bytes:
-    """An ended turn as its two messages."""
+    """An ended turn as its two messages; as one, if the agent did nothing."""
     story = telling.story()
     user = workers.dump(story.entries[0].data)
     place = _end_of(telling)
     if is_last:
         # `data-worker` follows; a reader who is cut off before it still gets it.
         place = Place(place.turn_id, place.take, place.number - 1, 0)
-    assistant = telling.assistant_message
-    assert assistant is not None, "an ended turn has its message"
+    if telling.assistant_message is None:
+        return _message_event(place, user)
+    return _message_event(story.place_of(0), user) + _message_event(
+        place, telling.assistant_message
+    )
+
+
+def _message_event(place: Place, message: str) -> bytes:
     return (
-        f"id: {story.place_of(0)}\n"
-        f'data: {{"type":"data-message","data":{user},"transient":true}}\n\n'
-        f"id: {place}\n"
-        f'data: {{"type":"data-message","data":{assistant},"transient":true}}\n\n'
+        f'id: {place}\ndata: {{"type":"data-message","data":{message},"transient":true}}\n\n'
     ).encode()

@@ -269,14 +269,20 @@ async def cancel_worker(
         if not ids.is_valid("trn", body.turnId):
             raise reading.not_found(body.turnId)
         turn_id = TurnId(body.turnId)
-    await stop_turns(services, caller.organization_id, worker_id, turn_id=turn_id)
+    stopped = await stop_turns(services, caller.organization_id, worker_id, turn_id=turn_id)
     view = await workers.view(
         services.database,
         caller.organization_id,
         worker_id,
         with_messages=messages,
     )
-    return Response(workers.wire(view, services.settings), media_type="application/json")
+    headers: dict[str, str] = {"X-Handinger-Worker-Id": worker_id}
+    meant = turn_id or stopped or view.turn_id
+    if meant is not None:
+        headers["X-Handinger-Turn-Id"] = meant
+    return Response(
+        workers.wire(view, services.settings), headers=headers, media_type="application/json"
+    )
 
 
 @router.delete(
@@ -305,17 +311,18 @@ async def stop_turns(
     worker_id: WorkerId,
     *,
     turn_id: TurnId | None = None,
-) -> None:
-    """Cancel, and wait until what ran has stopped. Raises NotFound."""
+) -> TurnId | None:
+    """Cancel, and wait until what ran has stopped; that turn, if one ran. Raises NotFound."""
     stopping = await cancelling.cancel(
         services.database, organization_id, worker_id, turn_id=turn_id
     )
     if stopping is None:
-        return
+        return None
     tellings = await reading.tellings(services.database, organization_id, worker_id)
     telling = next(telling for telling in tellings if telling.id == stopping)
     async with services.hub.follow(telling.story(), reads=False) as live:
         await live.wait_for_end()
+    return stopping
 
 
 def write_cursor(last_id: str) -> str:

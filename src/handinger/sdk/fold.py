@@ -118,6 +118,9 @@ class MessageFold:
         if self._draft is not None:
             _merge_metadata(self._draft, data)
             self._draft.keep()
+            if not self._draft.message.parts:
+                # Nothing was said or done, so there is no message of it.
+                self.messages = [m for m in self.messages if m.id != self._draft.message.id]
 
     def _retry(self, data: JsonValue) -> None:
         message_id = data.get("messageId") if isinstance(data, dict) else None

@@ -1,15 +1,15 @@
 """Turns and their stories as they are read: single ones, pages, and what a reader is told next."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from handinger import attachments, story, workers
 from handinger.budgets import Spending
 from handinger.errors import NotFound
 from handinger.ids import OrganizationId, TurnId, WorkerId
-from handinger.storage.database import Database
+from handinger.storage.database import Database, TenantStatements
 from handinger.story import Event, Story, Take
 from handinger.turns import execution
 from handinger.turns.execution import Ending
@@ -41,8 +41,8 @@ class TurnView:
         spending = Spending(*self.spending)
         reason = self.incomplete_reason
         duration_ms = 0
-        if self.started_at and self.ended_at:
-            seconds = (self.ended_at - self.started_at).total_seconds()
+        if self.started_at:
+            seconds = ((self.ended_at or datetime.now(UTC)) - self.started_at).total_seconds()
             duration_ms = max(0, int(seconds * 1000))
         return {
             "id": self.id,
@@ -76,14 +76,23 @@ WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s
 async def view(
     database: Database, organization_id: OrganizationId, worker_id: WorkerId, turn_id: TurnId
 ) -> TurnView:
-    """One turn of a worker. Raises NotFound."""
-    async with database.tenant(organization_id).statements() as sql:
+    """One turn of a worker, with what it has said so far. Raises NotFound."""
+    # What a running turn has told must be of the same moment.
+    async with database.tenant(organization_id).snapshot() as sql:
         turn = await sql.first(
             TurnView, _SELECT_VIEW + " AND id = %(id)s", worker_id=worker_id, id=turn_id
         )
-    if turn is None:
-        raise not_found(turn_id)
-    return turn
+        if turn is None:
+            raise not_found(turn_id)
+        return await _with_output(sql, turn)
+
+
+async def _with_output(sql: TenantStatements, turn: TurnView) -> TurnView:
+    """An ended turn has its output; of a running one it is what is stored of its story."""
+    if turn.status != "running":
+        return turn
+    entries = await workers.entries_of_running_turn(sql, turn.worker_id)
+    return replace(turn, output=story.outputs(story.message_id(turn.id), entries))
 
 
 async def page(
@@ -106,7 +115,7 @@ async def page(
         )
         if found is None:
             raise workers.not_found(worker_id)
-        return await sql.all(
+        turns = await sql.all(
             TurnView,
             _SELECT_VIEW + " AND (%(status)s::text IS NULL OR status = %(status)s)"
             " AND (%(before)s::text IS NULL OR position < (SELECT position FROM turns"
@@ -117,6 +126,7 @@ async def page(
             status=status,
             limit=limit,
         )
+        return [await _with_output(sql, turn) for turn in turns]
 
 
 def not_found(turn_id: str) -> NotFound:
