@@ -238,6 +238,17 @@ def test_each_page_is_a_source_once(web: Api, site: Site, researched: Scripted):
     assert [part for part in parts if part["type"] == "source-url"] == events
 
 
+def test_a_title_that_no_database_can_hold_is_cleaned(web: Api, scripts: Scripts, site: Site):
+    found = {"results": [{"title": "A\0B", "url": "https://one.test/", "content": "\0"}]}
+    usual = site.pages["/search"]
+    site.pages["/search"] = Reply(json.dumps(found), media_type="application/json")
+    try:
+        worker, _ = run(web, scripts, search("x"))
+    finally:
+        site.pages["/search"] = usual
+    assert [source["title"] for source in worker["sources"]] == ["A\ufffdB"]
+
+
 def test_a_later_turn_tells_a_source_again_under_the_same_id(
     web: Api, scripts: Scripts, site: Site
 ):

@@ -1,6 +1,7 @@
 """A web site on loopback for tests: pages by path, and which requests came in."""
 
 import contextlib
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -68,6 +69,13 @@ class Site:
         self.port = self._server.server_port
         self.origin = f"http://{host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+
+    def use_tls(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from now on; a reader that does not trust it is no error here."""
+        self._server.socket = context.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        self._server.handle_error = lambda request, client_address: None
 
     def __enter__(self) -> "Site":
         self._thread.start()

@@ -2,12 +2,19 @@
 
 import gzip
 import socket
+import ssl
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from tests.support.site import Reply, Site, redirect
 
 from handinger.web.fetching import Fetcher
@@ -389,3 +396,50 @@ async def test_no_secret_and_no_proxy_of_the_environment_is_used(
         "connection",
         "user-agent",
     }
+
+
+# TLS
+
+
+def certificate(host: str, folder: Path) -> Path:
+    """A certificate for a host that vouches for itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / f"{host}.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+async def test_the_certificate_must_be_for_the_name_and_from_somebody_known(tmp_path: Path):
+    """The connection goes to an address, but the name is what TLS checks."""
+    pem = certificate("pages.test", tmp_path)
+    with Site({"/": Reply("over TLS")}) as site:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem)
+        site.use_tls(context)
+        fetcher = make_fetcher("pages.test", "other.test", names=lambda _: ["127.0.0.1"])
+        with pytest.raises(WebError, match="cannot be trusted"):
+            await fetch(fetcher, f"https://pages.test:{site.port}/")
+        fetcher._tls = ssl.create_default_context(cafile=pem)
+        assert await fetch(fetcher, f"https://pages.test:{site.port}/") == b"over TLS"
+        with pytest.raises(WebError, match="cannot be trusted"):
+            await fetch(fetcher, f"https://other.test:{site.port}/")

@@ -105,3 +105,8 @@ def test_an_address_with_something_added_is_another(made_up: str):
 def test_a_page_of_nothing_but_urls_is_read_in_time():
     text = "https://example.com/'" * 200_000 + "a." * 500_000
     assert "example.com/" in urls.addresses_named(text)
+
+
+def test_halves_of_characters_and_nul_are_no_error():
+    assert urls.address("https://example.com/\ud800\0") == "example.com/%3F%00"
+    assert "example.com/" in urls.addresses_named("https://example.com/ \ud800 \0")

@@ -98,7 +98,7 @@ class Fetcher:
     async def _answer(self, target: Target) -> AsyncGenerator[httpx2.Response]:
         """The head of the answer of the first address that can be connected to."""
         if self._tls is None:
-            self._tls = await asyncio.to_thread(ssl.create_default_context)
+            self._tls = await asyncio.to_thread(httpx2.create_ssl_context)
         timeout = httpx2.Timeout(self._timeout_s, connect=_CONNECT_TIMEOUT_S)
         # A proxy would connect to addresses that were never checked.
         async with httpx2.AsyncClient(verify=self._tls, trust_env=False, timeout=timeout) as client:

@@ -121,4 +121,4 @@ def _spelled(pattern: re.Pattern[str], text: str) -> Iterator[str]:
 
 def _quoted(text: str, also_safe: str = "") -> str:
     """Percent-encoded where it must be, and nothing encoded twice."""
-    return quote(text, safe=_UNRESERVED_IN_PATH + also_safe)
+    return quote(text, safe=_UNRESERVED_IN_PATH + also_safe, errors="replace")

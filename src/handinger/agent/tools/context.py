@@ -11,6 +11,7 @@ from pydantic_ai import RunContext, ToolFailed
 from handinger import sources
 from handinger.agent.shell import Shell
 from handinger.agent.tools.pages import Pages
+from handinger.agent.ui_events import clean
 from handinger.budgets import Kind, Reservation, Spending
 from handinger.files import Change, Workspace
 from handinger.settings import Settings
@@ -88,8 +89,9 @@ async def cite(ctx: RunContext[ToolContext], pages: Sequence[tuple[str, str | No
         if deps.sources is None:  # Calls of one step may all have looked.
             deps.sources = {source.url: source for source in stored}
     for url, title in pages:
-        known = deps.sources.get(url) or Source.new(url, title)
-        source = replace(known, title=known.title or title)
+        storable = clean(title) if title else None
+        known = deps.sources.get(url) or Source.new(url, storable)
+        source = replace(known, title=known.title or storable)
         deps.sources[url] = source
         effects(ctx).sources.append(source)
 
