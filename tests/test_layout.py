@@ -35,6 +35,7 @@ SYSTEM_USES = {
     "keys.py first_organization",
     "keys.py list_organizations",
     "live.py Hub._notify",  # a notice, no rows
+    "schedules/firing.py Alarm.keep_set",  # a time, no rows
     "schedules/firing.py Alarm._due",  # finds out whose schedules are due
     "schedules/firing.py reset",  # a time, no rows
     "turns/deliveries.py Deliveries._write",  # by ids that this process was given

@@ -139,14 +139,18 @@ async def _serve(settings: Settings) -> None:
             max_queued_turns=settings.max_queued_turns,
             blob_grace_s=settings.blob_grace_s,
         )
+        alarm = Alarm(database, settings)
+
+        async def sweep() -> None:
+            await housekeeping.sweep()
+            await alarm.keep_set()
+
         engine = Engine(
             database=database,
-            handlers=jobs.handlers(
-                runner, Alarm(database, settings), Sending(database, blobs, settings)
-            ),
+            handlers=jobs.handlers(runner, alarm, Sending(database, blobs, settings)),
             concurrency=settings.max_concurrent_turns,
             queue_cap=settings.max_concurrent_turns_per_organization,
-            sweep=housekeeping.sweep,
+            sweep=sweep,
             stopping=stopping,
         )
         deliveries = Deliveries(database)

@@ -2,6 +2,7 @@
 
 from handinger.engine.queue import (
     ENQUEUE_NEW,
+    SHORT_QUEUE,
     Engine,
     Handler,
     drop_waiting,
@@ -12,6 +13,7 @@ from handinger.engine.queue import (
 
 __all__ = [
     "ENQUEUE_NEW",
+    "SHORT_QUEUE",
     "Engine",
     "Handler",
     "drop_waiting",

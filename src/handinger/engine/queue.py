@@ -29,6 +29,10 @@ Handler = Callable[[str], Awaitable[None]]
 """Does the work under one lock; gets the lock's name. Returns when no work is left."""
 
 QUEUE = "default"
+# For jobs that end in moments. They have a worker of their own besides, so that turns, which may
+# take hours, never keep them from starting.
+SHORT_QUEUE = "short"
+_SHORT_CONCURRENCY = 4
 _POLL_INTERVAL_S = 0.5
 _HEARTBEAT_INTERVAL_S = 2.0
 _STALLED_AFTER_S = 9.0
@@ -138,6 +142,20 @@ async def drop_waiting(connection: Connection, *, lock: str) -> None:
 
 
 @dataclass(slots=True)
+class _Lane:
+    """Where jobs run. One worker takes them; those that the database failed end what they took."""
+
+    queues: list[str] | None  # None: all of them
+    concurrency: int
+    taking: JobWorker | None = None
+    workers: set[JobWorker] = field(default_factory=set[JobWorker])
+
+    @property
+    def is_running(self) -> bool:
+        return self.taking is not None and self.taking.worker_id is not None
+
+
+@dataclass(slots=True)
 class Engine:
     """Runs jobs of this process, and rescues those whose process died."""
 
@@ -149,8 +167,10 @@ class Engine:
     # How many jobs of one queue this process runs at once, but for QUEUE's; None: no cap.
     queue_cap: int | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _worker: JobWorker | None = None  # takes jobs
-    _workers: set[JobWorker] = field(default_factory=set[JobWorker])  # runs jobs
+    _lanes: list[_Lane] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._lanes = [_Lane(None, self.concurrency), _Lane([SHORT_QUEUE], _SHORT_CONCURRENCY)]
 
     @contextlib.asynccontextmanager
     async def running(self, *, grace_s: float, rescue_all: bool) -> AsyncGenerator["Engine"]:
@@ -163,13 +183,16 @@ class Engine:
         await app.open_async(self.database.pool)
         if rescue_all:
             await self._rescue(app, stalled_after_s=0)
-        working = asyncio.create_task(self._keep_working(app, grace_s), name="engine")
+        working = [
+            asyncio.create_task(self._keep_working(app, lane, grace_s), name="engine")
+            for lane in self._lanes
+        ]
         rescuing = asyncio.create_task(self._keep_rescuing(app), name="engine rescue")
         try:
             yield self
         finally:
             self.stop()
-            await working
+            await asyncio.gather(*working)
             rescuing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await rescuing
@@ -177,13 +200,19 @@ class Engine:
     def stop(self) -> None:
         """Take no more jobs; handlers see `stopping` and return at their next safe point."""
         self.stopping.set()
-        if self._worker is not None:
-            self._worker.stop()
+        for lane in self._lanes:
+            if lane.taking is not None:
+                lane.taking.stop()
 
     @property
     def is_running(self) -> bool:
         """Whether jobs are taken."""
-        return self._worker is not None and self._worker.worker_id is not None
+        return all(lane.is_running for lane in self._lanes)
+
+    @property
+    def _workers(self) -> list[JobWorker]:
+        """Those that run jobs."""
+        return [worker for lane in self._lanes for worker in lane.workers]
 
     def _app(self) -> App:
         connector = PsycopgConnector()
@@ -193,11 +222,12 @@ class Engine:
             app.task(name=name, pass_context=True)(self._guarded(name, handler))
         return app
 
-    def _new_worker(self, app: App) -> JobWorker:
+    def _new_worker(self, app: App, lane: _Lane) -> JobWorker:
         worker = JobWorker(
             app,
+            queues=lane.queues,
             name="handinger",
-            concurrency=self.concurrency,
+            concurrency=lane.concurrency,
             fetch_job_polling_interval=_POLL_INTERVAL_S,
             abort_job_polling_interval=60,
             delete_jobs="always",
@@ -218,7 +248,11 @@ class Engine:
         cap = self.queue_cap
         if cap is None:
             return []
-        return [name for name, count in self._running.items() if name != QUEUE and count >= cap]
+        return [
+            name
+            for name, count in self._running.items()
+            if name not in (QUEUE, SHORT_QUEUE) and count >= cap
+        ]
 
     def _guarded(self, name: str, handler: Handler) -> Callable[..., Awaitable[None]]:
         async def run(context: JobContext, lock: str, failures: int = 0) -> None:
@@ -261,16 +295,16 @@ class Engine:
             else:
                 return
 
-    async def _keep_working(self, app: App, grace_s: float) -> None:
+    async def _keep_working(self, app: App, lane: _Lane, grace_s: float) -> None:
         """One worker takes jobs at a time. One that the database failed is replaced at once.
 
         The failed one stays until its running jobs have ended, which may take hours.
         """
         runs: set[asyncio.Task[None]] = set()
         while not self.stopping.is_set():
-            worker = self._worker = self._new_worker(app)
-            self._workers.add(worker)
-            run = asyncio.create_task(self._run_worker(worker), name="engine worker")
+            worker = lane.taking = self._new_worker(app, lane)
+            lane.workers.add(worker)
+            run = asyncio.create_task(self._run_worker(worker, lane), name="engine worker")
             runs.add(run)
             run.add_done_callback(runs.discard)
             stopped = asyncio.create_task(worker.stopped.wait())
@@ -280,27 +314,27 @@ class Engine:
                 await asyncio.sleep(_RESTART_DELAY_S)
         if runs:
             await asyncio.wait(runs, timeout=grace_s)
-        for worker in self._workers:
+        for worker in lane.workers:
             worker.grace_over.set()
         if runs:
             await asyncio.wait(runs, timeout=_ABORT_GRACE_S)
         for run in runs:
             run.cancel()
 
-    async def _run_worker(self, worker: JobWorker) -> None:
+    async def _run_worker(self, worker: JobWorker, lane: _Lane) -> None:
         try:
             await worker.run()
         except (psycopg.Error, exceptions.ConnectorException) as error:
             logger.warning("The job worker stopped and is started again: %s", error)
         finally:
-            self._workers.discard(worker)
+            lane.workers.discard(worker)
 
     async def _keep_rescuing(self, app: App) -> None:
         while True:
             try:
                 # First our own signs of life: after a database outage they are as old as a dead
                 # process's, and a worker that ends its last jobs sends none itself.
-                for worker in list(self._workers):
+                for worker in self._workers:
                     if worker.worker_id is not None:
                         await app.job_manager.update_heartbeat(worker.worker_id)
                 await self._rescue(app, stalled_after_s=_STALLED_AFTER_S)

@@ -53,7 +53,8 @@ class CappedJobs(JobManager):
 
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> jobs.Job | None:
         """The library's own, which can be told which queues to take from, but not which to skip."""
-        full = self._full_queues()
+        # A worker that takes from certain queues only is for those that have no cap.
+        full = self._full_queues() if queues is None else ()
         if full:
             row = await self.connector.execute_query_one_async(
                 "SELECT array_agg(DISTINCT queue_name) AS others FROM procrastinate_jobs"

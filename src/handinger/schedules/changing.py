@@ -193,7 +193,9 @@ async def insert(sql: TenantStatements, schedule: Schedule) -> None:
 async def set_alarm(sql: Statements, at: datetime | None) -> None:
     """See to it that the alarm goes off at this time, or before."""
     if at is not None:
-        await engine.enqueue(sql.connection, FIRE_SCHEDULES, lock=ALARM, at=at)
+        await engine.enqueue(
+            sql.connection, FIRE_SCHEDULES, lock=ALARM, at=at, queue=engine.SHORT_QUEUE
+        )
 
 
 async def _remember(

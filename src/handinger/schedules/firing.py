@@ -64,6 +64,19 @@ class Alarm:
                 await self._fire(organization_id, [one.id for one in group])
         await reset(self.database)
 
+    async def keep_set(self) -> None:
+        """Set the alarm again if something is due and its job is gone, whatever lost it."""
+        async with self.database.system().statements() as sql:
+            lost = await sql.value(
+                "SELECT 1 FROM schedules WHERE wake_at <= %(now)s AND NOT EXISTS (SELECT 1"
+                " FROM procrastinate_jobs WHERE lock = %(lock)s AND status IN ('todo', 'doing'))"
+                " LIMIT 1",
+                now=await self.clock(sql),
+                lock=changing.ALARM,
+            )
+        if lost is not None:
+            await reset(self.database)
+
     async def _due(self) -> list[_Due]:
         async with self.database.system().statements() as sql:
             return await sql.all(
