@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -61,7 +61,7 @@ class World:
         return self.now
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Engine]:
+    async def running(self) -> AsyncGenerator[Engine]:
         async def no_sweep() -> None: ...
 
         one = Engine(
