@@ -96,7 +96,7 @@ class World:
 
 @pytest.fixture
 async def world(postgres: EmbeddedPostgres, tmp_path) -> AsyncIterator[World]:
-    configured = settings.load(data_dir=tmp_path, database_url=postgres.url, model="test")
+    configured = settings.load(data_dir=tmp_path, database_url=postgres.url, model="demo")
     async with open_database(configured) as database:
         async with database.system().statements() as sql:
             await sql.run("DELETE FROM blobs")
