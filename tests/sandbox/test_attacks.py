@@ -381,7 +381,8 @@ async def test_limits_cannot_be_raised(small: Sandbox):
         " renice -n 0 $$ && echo BROKEN; nice >&2",
     )
     assert "BROKEN" not in said
-    assert said.split()[-1] == "15"
+    # Further behind than the server itself, which may be behind others already.
+    assert int(said.split()[-1]) == min(os.nice(0) + 15, 19)
 
 
 # Staying
