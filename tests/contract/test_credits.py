@@ -161,10 +161,12 @@ def test_a_months_cap_is_402_and_counts_what_was_spent_before(office: Office, sc
     report = api.client.get("/api/usage").json()
     assert (report["monthlyCapUsd"], report["monthUsd"]) == (None, None)
 
-    office.do(lambda db: accounts.cap_month(db, organization_id, 20_000_000))  # pyright: ignore[reportArgumentType] # An id.
+    office.do(lambda db: accounts.cap_month(db, organization_id, 10_000_000))  # pyright: ignore[reportArgumentType] # An id.
     assert api.client.get("/api/usage").json()["monthUsd"] == 0.01
-    assert worker_in(api.create(scripts(_paid())))["error"] is None
     error_in(api.create(scripts(_paid())), 402, "monthly_cap_reached")
+
+    office.do(lambda db: accounts.cap_month(db, organization_id, 90_000_000))  # pyright: ignore[reportArgumentType] # An id.
+    assert worker_in(api.create(scripts(_paid())))["error"] is None
     assert api.client.get("/api/usage").json()["monthUsd"] == 0.02
 
     # A month later, it begins anew.
