@@ -33,13 +33,12 @@ def test_a_call_whose_process_dies_is_paid_in_full_and_once(
 ) -> None:
     """In the first call of a turn, which its claim paid for, or in one that a step did."""
     stand, name = paid_stand, f"dies{held_step}"
-    gate = {"gate": f"{name}.held"}
-    first, last = ({}, gate) if held_step else (gate, {})
+    gates = [f"{name}.held" if step == held_step else None for step in range(2)]
     stand.model.script(
         name,
         [
-            Step(text="Looking.", tool_calls=[_LIST], usage=_USAGE, **first),
-            Step(text="Done.", usage=_USAGE, **last),
+            Step(text="Looking.", tool_calls=[_LIST], usage=_USAGE, gate=gates[0]),
+            Step(text="Done.", usage=_USAGE, gate=gates[1]),
         ],
     )
     worker_id = accept(stand.server, "", f"[[script:{name}]] Work.").json()["id"]
@@ -47,6 +46,7 @@ def test_a_call_whose_process_dies_is_paid_in_full_and_once(
     ((turn_id, reserved),) = stand.observer.rows(
         "SELECT id, reserved_nano FROM turns WHERE worker_id = %s", worker_id
     )
+    assert isinstance(reserved, int)
     assert reserved > _SETTLED_NANO
     stand.kill()
     stand.model.open_gate(f"{name}.held")
@@ -67,4 +67,4 @@ def test_a_call_whose_process_dies_is_paid_in_full_and_once(
     assert round(worker["usage"]["costUsd"] * 1e9) == reserved + 2 * _SETTLED_NANO
     assert worker["usage"]["steps"] == 2
     for what, query in CHECKS.items():
-        assert stand.observer.rows(query) == [], what
+        assert stand.observer.rows(query) == [], what  # pyright: ignore[reportArgumentType] # Ours.
