@@ -1,6 +1,7 @@
 """The rules for the paths of files, and what a path says about a file."""
 
 import mimetypes
+from fnmatch import fnmatchcase
 from urllib.parse import quote
 
 from handinger.errors import HandingerServerError
@@ -48,6 +49,31 @@ def is_published_by_default(path: str) -> bool:
     """Whether writing this file publishes it: not under scratchpad/ or inbox/, nor hidden."""
     parts = path.split("/")
     return parts[0] not in UNPUBLISHED_FOLDERS and not any(part.startswith(".") for part in parts)
+
+
+def is_pattern(path: str) -> bool:
+    """Whether a path has marks that may stand for several names."""
+    return any(mark in path for mark in "*?[")
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Whether a pattern means this path.
+
+    `*`, `?` and `[...]` stand for parts of one name, `**` for any folders.
+    """
+    names = path.split("/")
+    # How many names may be used up so far; no pattern makes this slow.
+    reached = {0}
+    for part in pattern.split("/"):
+        if part == "**":
+            reached = {count for first in reached for count in range(first, len(names) + 1)}
+        else:
+            reached = {
+                count + 1
+                for count in reached
+                if count < len(names) and fnmatchcase(names[count], part)
+            }
+    return len(names) in reached
 
 
 def media_type_by_name(path: str) -> str | None:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 from handinger.files import manifest
 from handinger.files.manifest import Change, File
-from handinger.files.paths import FileError, is_published_by_default, media_type, normalize
+from handinger.files.paths import (
+    FileError,
+    is_pattern,
+    is_published_by_default,
+    matches,
+    media_type,
+    normalize,
+)
 from handinger.ids import OrganizationId, WorkerId
 from handinger.settings import Settings
 from handinger.storage.blobs import Blobs
@@ -46,10 +53,19 @@ class Workspace:
         return await self._blobs.read(self.worker_id, file.sha256)
 
     async def list(self, folder: str = ".") -> list[File]:
-        """Every file under a folder, by path. Raises FileError for a folder that leads out."""
-        prefix = "" if folder.strip("/") in ("", ".") else normalize(folder) + "/"
+        """Every file under a folder, or that a pattern means, by path.
+
+        Raises FileError for a path that leads out.
+        """
+        normal = "" if folder.strip("/") in ("", ".") else normalize(folder)
         async with self._tenant.statements() as sql:
-            return await manifest.load(sql, self.worker_id, prefix=prefix)
+            prefix = f"{normal}/" if normal else ""
+            found = await manifest.load(sql, self.worker_id, prefix=prefix)
+            # A folder may have such a mark in its name.
+            if found or not is_pattern(normal):
+                return found
+            every = await manifest.load(sql, self.worker_id)
+        return [file for file in every if matches(file.path, normal)]
 
     async def refresh(self, known: Mapping[str, File]) -> dict[str, File]:
         """Every file by path, of which these are known from before."""

@@ -7,10 +7,11 @@ from pydantic_ai import RunContext, Tool
 
 from handinger.agent import taint
 from handinger.agent.tools.context import IDEMPOTENT, ToolContext, effects
-from handinger.files import Change, FileError
+from handinger.files import Change, File
 
 _MAX_CHARACTERS = 50_000
 _MAX_LISTED = 1_000
+_MAX_DUMPED_BYTES = 4_096
 
 
 async def write_file(ctx: RunContext[ToolContext], path: str, content: str) -> str:
@@ -31,15 +32,18 @@ async def read_file(
     offset: Annotated[int, Field(ge=0)] = 0,
     limit: Annotated[int, Field(ge=1, le=_MAX_CHARACTERS)] = _MAX_CHARACTERS,
 ) -> str:
-    """Read a text file: up to `limit` characters from the character `offset` on."""
+    """Read a file: up to `limit` characters from the character `offset` on.
+
+    Of a file that is no text you get bytes in hexadecimal; `offset` and `limit` count bytes then.
+    """
     file = await ctx.deps.workspace.find(path)
     content = await ctx.deps.workspace.read(file)
     try:
         text = content.decode()
-    except UnicodeDecodeError as error:
-        raise FileError(
-            f"{file.path!r} is not a text file ({file.media_type}, {file.size} bytes)."
-        ) from error
+    except UnicodeDecodeError:
+        dump = _hexadecimal(file, content, offset, min(limit, _MAX_DUMPED_BYTES))
+        await taint.shown(ctx, file, dump)
+        return dump
     piece = text[offset : offset + limit]
     await taint.shown(ctx, file, piece)
     rest = len(text) - offset - len(piece)
@@ -48,8 +52,24 @@ async def read_file(
     return f"{piece}\n[{rest} more characters; go on with offset={offset + len(piece)}]"
 
 
+def _hexadecimal(file: File, content: bytes, offset: int, limit: int) -> str:
+    piece = content[offset : offset + limit]
+    lines = [
+        f"{offset + start:08x}  {piece[start : start + 16].hex(' ')}"
+        for start in range(0, len(piece), 16)
+    ]
+    rest = len(content) - offset - len(piece)
+    if rest > 0:
+        lines.append(f"[{rest} more bytes; go on with offset={offset + len(piece)}]")
+    head = f"{file.path} is no text ({file.media_type}, {file.size} bytes):"
+    return "\n".join((head, *lines))
+
+
 async def list_files(ctx: RunContext[ToolContext], path: str = ".") -> str:
-    """List the files under a folder of the workspace, with their sizes in bytes."""
+    """List the files under a folder of the workspace, with their sizes in bytes.
+
+    The path may be a pattern: `*.csv`, or `**/*.csv` in all folders.
+    """
     found = await ctx.deps.workspace.list(path)
     if not found:
         return "There are no files here."
