@@ -12,6 +12,7 @@ from benchmarks import (
     latency,
     memory,
     report,
+    sdk,
     start,
     streaming,
     throughput,
@@ -28,6 +29,7 @@ PARTS: Mapping[str, Callable[[Stage], Part]] = {
     "commands": commands.run,
     "memory": memory.run,
     "start": start.run,
+    "sdk": sdk.run,
 }
 
 

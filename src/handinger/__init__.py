@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from handinger.sdk.fold import MessageFold
     from handinger.sdk.models import (
         Budget,
+        BudgetCaps,
+        BudgetList,
         Cancellation,
         Costs,
         CronSchedule,
@@ -111,6 +113,8 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "Budget",
+    "BudgetCaps",
+    "BudgetList",
     "Cancellation",
     "ConflictError",
     "Costs",

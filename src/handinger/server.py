@@ -21,6 +21,7 @@ from handinger.agent import model as models
 from handinger.agent import runner as runners
 from handinger.agent.conversation import Conversations
 from handinger.agent.mcp import McpServers, McpTools
+from handinger.api import budgets as budget_routes
 from handinger.api import description
 from handinger.api import email_settings as email_settings_routes
 from handinger.api import emails as email_routes
@@ -223,6 +224,7 @@ def describe_app() -> FastAPI:
         worker_routes.router,
         turn_routes.router,
         schedule_routes.router,
+        budget_routes.router,
         file_routes.router,
         email_routes.router,
         email_routes.files_router,

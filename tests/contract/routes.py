@@ -20,6 +20,7 @@ COLLECTIONS = {
     ("POST", "/api/workers"),
     ("GET", "/api/email-settings"),
     ("PUT", "/api/email-settings"),
+    ("GET", "/api/budgets"),
 }
 # These need no key. What hands in a mail is signed instead, see tests/email.
 OPEN = {

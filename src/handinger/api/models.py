@@ -594,6 +594,21 @@ class InboundEmail(BaseModel):
     results: Annotated[list[InboundEmailResult], Field(description="One per recipient.")]
 
 
+class BudgetCaps(BaseModel):
+    """What one turn with this budget may use."""
+
+    name: Annotated[BudgetName, Field(description="As `budget` of an instruction names it.")]
+    modelCalls: Annotated[int | None, Field(description="Calls; null means no cap.")]
+    usd: Annotated[float | None, Field(description="US dollars; null means no cap.")]
+    seconds: Annotated[float | None, Field(description="Wall clock; null means no cap.")]
+
+
+class BudgetList(BaseModel):
+    """The budgets of this server."""
+
+    budgets: Annotated[list[BudgetCaps], Field(description="Each with its caps.")]
+
+
 class Deleted(BaseModel):
     """It is gone."""
 

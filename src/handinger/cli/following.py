@@ -143,7 +143,7 @@ def show_stream(
         with connect() as events:
             stream = events
             if options.shape(streamed=True) == "pretty" and not options.picks:
-                return _view(events)
+                return _view(client, events)
             return _print_events(events, options)
 
     def place() -> Place:
@@ -201,11 +201,13 @@ def _spinner() -> AbstractContextManager[object]:
     return stderr().status("working")
 
 
-def _view(events: EventStream) -> int:
+def _view(client: Handinger, events: EventStream) -> int:
     from handinger.cli.live import LiveView
+    from handinger.cli.meter import Meter
     from handinger.cli.pretty import stdout
 
-    view = LiveView(stdout())
+    console = stdout()
+    view = LiveView(console, Meter(client if console.is_terminal else None))
     view.follow(events)
     return ExitCode.FAILED if view.failed else ExitCode.OK
 

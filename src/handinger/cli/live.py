@@ -6,9 +6,10 @@ tools that run, the time it takes.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from handinger.cli.keyboard import listening
+from handinger.cli.meter import Meter
 from handinger.cli.pretty import prose, show_closing
 from handinger.cli.wording import duration, one_line, printable
 from handinger.sdk.events import Event
@@ -28,7 +31,8 @@ _REFRESHES_PER_S = 10
 # Enough to fill a large terminal; to wrap a whole answer ten times a second would be a waste.
 _TAIL_CHARACTERS = 6_000
 _REASONING_LINES = 3
-_SHOWN_TOOLS = 8
+_SHOWN_TOOL_LINES = 12
+_DETAIL_LINES = 8
 
 
 @dataclass(slots=True)
@@ -47,9 +51,12 @@ class _Stopwatch:
 class LiveView:
     """Shows events as they come; `failed` tells of the latest turn."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, meter: Meter | None = None) -> None:
         self.failed = False
         self._console = console
+        self._meter = meter or Meter(None)
+        self._opened = False
+        self._has_keyboard = False
         self._fold = MessageFold()
         self._lock = threading.Lock()
         self._spinner = Spinner("dots")
@@ -59,9 +66,12 @@ class LiveView:
 
     def follow(self, events: Iterable[Event]) -> None:
         """Show all events, then what the worker came to."""
-        with self._region():
-            for event in events:
-                self._show(event)
+        with listening({"o": self._open_tools}) as self._has_keyboard, self._region():
+            try:
+                for event in events:
+                    self._show(event)
+            finally:
+                self._meter.stop()
         if self._fold.worker is not None:
             show_closing(self._console, self._fold.worker)
 
@@ -80,6 +90,9 @@ class LiveView:
             if event.type == "start":
                 self._shown_parts = 0
                 self._turn = _Stopwatch(time.monotonic())
+                self._meter.start_turn(_worker_of(event), event.turn_id)
+            elif event.type == "start-step":
+                self._meter.count_call()
             self._fold.add(event)
             self._time_tools()
             final = self._take_final_parts()
@@ -89,6 +102,10 @@ class LiveView:
             self._print_message(message)
         if event.is_terminal:
             self.failed = event.type == "error"
+
+    def _open_tools(self) -> None:
+        """Show what tools were given and what they answered, or hide it again."""
+        self._opened = not self._opened
 
     def _time_tools(self) -> None:
         for part in self._pending_parts():
@@ -123,7 +140,8 @@ class LiveView:
                     self._console.print(Text(), prose(part.text), sep="")
                 case ToolPart():
                     # Printing joins texts into a new one, without their own way to be wrapped.
-                    self._console.print(self._tool_line(part), no_wrap=True, overflow="ellipsis")
+                    for line in self._tool_lines(part):
+                        self._console.print(line, no_wrap=True, overflow="ellipsis")
                 case SourceUrlPart():
                     title = f"{part.title}  " if part.title else ""
                     line = Text(printable(f"  source  {title}{part.url}"), "dim")
@@ -131,10 +149,21 @@ class LiveView:
                 case _:
                     pass
 
+    def _tool_lines(self, part: ToolPart) -> Iterator[Text]:
+        """One line for a tool, and if tools are open what it was given and what it answered."""
+        yield self._tool_line(part)
+        if self._opened:
+            output = part.error_text if part.state == "output-error" else part.output
+            for mark, value in (("in ", part.input), ("out", output)):
+                for number, line in enumerate(_detail(value)):
+                    lead = mark if number == 0 else "   "
+                    yield Text(f"    {lead} {line}", "dim", no_wrap=True, overflow="ellipsis")
+
     def _tool_line(self, part: ToolPart) -> Text:
         running = not part.state.startswith("output")
         failed = part.state == "output-error"
-        mark, style = ("✗", "red") if failed else ("…", "cyan") if running else ("✓", "green")
+        spinning = self._spinning() if self._console.is_terminal else "…"
+        mark, style = ("✗", "red") if failed else (spinning, "cyan") if running else ("✓", "green")
         line = Text(f"{mark} ", style=style, no_wrap=True, overflow="ellipsis")
         line.append(printable(part.tool_name), style="not dim bold")
         if (watch := self._tools.get(part.tool_call_id)) is not None:
@@ -146,16 +175,41 @@ class LiveView:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         with self._lock:
             parts = self._pending_parts()
-            tools = [self._tool_line(part) for part in parts if isinstance(part, ToolPart)]
+            tools = [
+                line
+                for part in parts
+                if isinstance(part, ToolPart)
+                for line in self._tool_lines(part)
+            ]
             texts = [part for part in parts if isinstance(part, (TextPart, ReasoningPart))]
             last = texts[-1].model_copy() if texts else None
-            elapsed = str(self._turn)
-        height = max(options.max_height - min(len(tools), _SHOWN_TOOLS) - 3, 1)
+        height = max(options.max_height - min(len(tools), _SHOWN_TOOL_LINES) - 3, 1)
         if last is not None:
             yield _tail(last, console=console, width=options.max_width, height=height)
-        yield from tools[-_SHOWN_TOOLS:]
-        self._spinner.update(text=Text(f"working  {elapsed}", style="dim"))
+        yield from tools[-_SHOWN_TOOL_LINES:]
+        hint = f"  o {'closes' if self._opened else 'opens'} tools" if self._has_keyboard else ""
+        self._spinner.update(text=Text(f"working{hint}", style="dim", overflow="ellipsis"))
         yield self._spinner
+        yield self._meter
+
+    def _spinning(self) -> str:
+        frames = self._spinner.frames
+        return frames[int(time.monotonic() * 1000 / self._spinner.interval) % len(frames)]
+
+
+def _worker_of(event: Event) -> str | None:
+    metadata = event.data.get("messageMetadata")
+    value = metadata.get("workerId") if isinstance(metadata, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def _detail(value: JsonValue) -> list[str]:
+    """The first lines of what a tool was given or answered."""
+    if value is None:
+        return []
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
+    lines = printable(text[:_TAIL_CHARACTERS]).splitlines()
+    return [*lines[:_DETAIL_LINES], *(["…"] if len(lines) > _DETAIL_LINES else [])]
 
 
 def short_input(value: JsonValue) -> str:

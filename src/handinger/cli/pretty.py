@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -155,7 +156,8 @@ def _show_whole(table: Table, ids: Sequence[str]) -> None:
 
 def _file_line(file: File) -> Text:
     line = Text("file  ", style="dim")
-    line.append(printable(file.filename or "(unnamed)"), style="not dim bold")
+    name = printable(file.filename or "(unnamed)")
+    line.append(name, style=Style(dim=False, bold=True, link=printable(file.url) or None))
     line.append(f"  {bytes_size(file.size)}  {printable(file.url)}")
     return line
 

@@ -55,6 +55,7 @@ read_turn = _reader(lambda: _models().Turn)
 read_turn_page = _reader(lambda: _models().TurnPage)
 read_deletion = _reader(lambda: _models().Deletion)
 read_cancellation = _reader(lambda: _models().Cancellation)
+read_budgets = _reader(lambda: _models().BudgetList)
 read_schedules = _reader(lambda: _models().WorkerSchedules)
 
 

@@ -13,7 +13,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 import httpx2
 
@@ -81,44 +81,38 @@ class Operation(Generic[T]):
         return Operation(self.request, lambda response: change(self.read(response)))
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """An answer whose headers are there; the body is still to come."""
 
     response: httpx2.Response
     chunks: Iterator[bytes] | AsyncIterator[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Gives a `Reply`."""
 
     request: Request
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """Reads the whole body into the response."""
 
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Receive:
+class Receive(NamedTuple):
     """Gives the next bytes of the body, None at its end."""
 
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(NamedTuple):
     """Gives up on the rest of the body."""
 
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Sleep:
+class Sleep(NamedTuple):
     """Waits."""
 
     seconds: float

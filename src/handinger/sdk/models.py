@@ -298,6 +298,21 @@ class TurnPage(ApiObject):
     next_cursor: Annotated[str | None, Field(alias="nextCursor")] = None
 
 
+class BudgetCaps(ApiObject):
+    """What one turn with this budget may use; None where there is no cap."""
+
+    name: Budget | str
+    model_calls: Annotated[int | None, Field(alias="modelCalls")] = None
+    usd: float | None = None
+    seconds: float | None = None
+
+
+class BudgetList(ApiObject):
+    """The budgets of a server, the smallest first."""
+
+    budgets: list[BudgetCaps] = []
+
+
 class Deletion(ApiObject):
     """What a delete answers."""
 

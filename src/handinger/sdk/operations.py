@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from handinger.sdk.models import (
         Budget,
+        BudgetList,
         Cancellation,
         Deletion,
         JsonObject,
@@ -227,6 +228,11 @@ def retrieve_file(
     segments = "/".join(_segment(name) for name in path.split("/"))
     path = f"{_worker(worker_id)}/files/{segments}"
     return Operation(_request("GET", path, headers={"accept": "*/*"}, **options), answers.read_file)
+
+
+def list_budgets(**options: Unpack[RequestOptions]) -> Operation[BudgetList]:
+    """The budgets of the server."""
+    return Operation(_request("GET", "/api/budgets", **options), answers.read_budgets)
 
 
 def list_schedules(worker_id: str, **options: Unpack[RequestOptions]) -> Operation[WorkerSchedules]:

@@ -27,6 +27,7 @@ class WorkersWithRawResponse:
         self.delete = _raw(workers.delete)
         self.turns = _raw(workers.turns)
         self.retrieve_turn = _raw(workers.retrieve_turn)
+        self.budgets = _raw(workers.budgets)
         self.retrieve_email = _raw(workers.retrieve_email)
         self.retrieve_file = _raw(workers.retrieve_file)
         self.schedules = workers.schedules.with_raw_response
@@ -53,6 +54,7 @@ class AsyncWorkersWithRawResponse:
         self.delete = _async_raw(workers.delete)
         self.turns = _async_raw(workers.turns)
         self.retrieve_turn = _async_raw(workers.retrieve_turn)
+        self.budgets = _async_raw(workers.budgets)
         self.retrieve_email = _async_raw(workers.retrieve_email)
         self.retrieve_file = _async_raw(workers.retrieve_file)
         self.schedules = workers.schedules.with_raw_response

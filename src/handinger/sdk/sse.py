@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSentEvent:
+class ServerSentEvent(NamedTuple):
     """One event as it was dispatched; `id` is the last id that was told so far."""
 
     id: str
@@ -26,7 +24,7 @@ class SSEDecoder:
     def __init__(self) -> None:
         self.last_event_id = ""
         self.retry_ms: int | None = None
-        self._line: list[bytes] = []
+        self._rest: list[bytes] = []
         self._at_start = True
         self._after_cr = False
         self._id = ""
@@ -37,36 +35,37 @@ class SSEDecoder:
         """The events that this chunk completes."""
         events: list[ServerSentEvent] = []
         for line in self._lines(chunk):
-            if line:
+            # What most lines are.
+            if line.startswith("data: "):
+                self._data.append(line[6:])
+            elif line:
                 self._read(line)
             elif (event := self._dispatch()) is not None:
                 events.append(event)
         return events
 
-    def _lines(self, chunk: bytes) -> Iterator[str]:
-        if not chunk:
-            return
+    def _lines(self, chunk: bytes) -> list[str]:
         # A CR ends its line at once; the LF that may follow it belongs to the same line end.
         if self._after_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
             self._after_cr = False
-            if not chunk:
-                return
+        if not chunk:
+            return []
         self._after_cr = chunk.endswith(b"\r")
+        if b"\r" in chunk:
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         # CR and LF never occur inside a UTF-8 sequence, so lines are cut before they are decoded.
-        head, *rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._line.append(head)
-        for tail in rest:
-            yield self._take_line()
-            self._line.append(tail)
-
-    def _take_line(self) -> str:
-        line = b"".join(self._line)
-        self._line.clear()
+        whole, newline, rest = chunk.rpartition(b"\n")
+        if not newline:
+            self._rest.append(rest)
+            return []
+        self._rest.append(whole)
+        text = b"".join(self._rest)
+        self._rest = [rest]
         if self._at_start:
-            line = line.removeprefix(_BOM)
+            text = text.removeprefix(_BOM)
             self._at_start = False
-        return line.decode("utf-8", errors="replace")
+        return text.decode("utf-8", errors="replace").split("\n")
 
     def _read(self, line: str) -> None:
         name, _, value = line.partition(":")
@@ -81,9 +80,10 @@ class SSEDecoder:
             self.retry_ms = int(value)
 
     def _dispatch(self) -> ServerSentEvent | None:
-        data, self._data = self._data, []
-        event, self._event = self._event, ""
         self.last_event_id = self._id
-        if not data:
+        event, self._event = self._event, ""
+        if not self._data:
             return None
-        return ServerSentEvent(id=self._id, event=event or "message", data="\n".join(data))
+        data = self._data[0] if len(self._data) == 1 else "\n".join(self._data)
+        self._data = []
+        return ServerSentEvent(self._id, event or "message", data)

@@ -48,6 +48,8 @@ class Stage(Enum):
 
     def after(self, event: Event) -> Stage:
         """The stage once this event was told."""
+        if event.type == "text-delta":  # Most are, so they do not go through all that follows.
+            return Stage.TURN
         if event.is_terminal:
             return Stage.DONE
         if event.type == "data-message":

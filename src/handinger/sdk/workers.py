@@ -32,7 +32,15 @@ from handinger.sdk.streams import (
 )
 
 if TYPE_CHECKING:
-    from handinger.sdk.models import Deletion, Turn, TurnPage, Worker, WorkerPage, WorkerStatus
+    from handinger.sdk.models import (
+        BudgetList,
+        Deletion,
+        Turn,
+        TurnPage,
+        Worker,
+        WorkerPage,
+        WorkerStatus,
+    )
 
 T = TypeVar("T")
 
@@ -199,6 +207,10 @@ class Workers:
     ) -> Turn:
         """One turn as of now."""
         return self._call(operations.retrieve_turn(worker_id, turn_id, **options))
+
+    def budgets(self, **options: Unpack[RequestOptions]) -> BudgetList:
+        """The budgets that turns of this server can have, with their caps."""
+        return self._call(operations.list_budgets(**options))
 
     def retrieve_email(self, worker_id: str, **options: Unpack[RequestOptions]) -> str:
         """The address of the worker; what is sent there becomes an instruction."""
@@ -426,6 +438,9 @@ class AsyncWorkers:
         self, turn_id: str, *, worker_id: str, **options: Unpack[RequestOptions]
     ) -> Turn:
         return await self._call(operations.retrieve_turn(worker_id, turn_id, **options))
+
+    async def budgets(self, **options: Unpack[RequestOptions]) -> BudgetList:
+        return await self._call(operations.list_budgets(**options))
 
     async def retrieve_email(self, worker_id: str, **options: Unpack[RequestOptions]) -> str:
         return await self._call(operations.retrieve_email(worker_id, **options))

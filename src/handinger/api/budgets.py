@@ -1,0 +1,30 @@
+"""`/api/budgets`: what the budgets of this server allow."""
+
+from fastapi import APIRouter
+
+from handinger.api.deps import CallerDep, ServicesDep
+from handinger.api.models import BudgetCaps, BudgetList, Error
+
+router = APIRouter(prefix="/api/budgets", tags=["budgets"])
+
+
+@router.get(
+    "",
+    operation_id="listBudgets",
+    summary="List the budgets",
+    responses={status: {"model": Error} for status in (401, 429)},
+)
+async def list_budgets(services: ServicesDep, caller: CallerDep) -> BudgetList:
+    """What one turn may use at most, by budget; the same for every caller of this server."""
+    del caller  # It is asked for so that only callers with a key are told.
+    return BudgetList(
+        budgets=[
+            BudgetCaps(
+                name=name,
+                modelCalls=limits.model_calls,
+                usd=limits.usd,
+                seconds=limits.seconds,
+            )
+            for name, limits in services.settings.budgets.items()
+        ]
+    )
