@@ -90,7 +90,8 @@ class Terminal:
     @property
     def text(self) -> str:
         """All that was written, without the commands to the terminal."""
-        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.written.decode(errors="replace"))
+        commands = r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\]8;[^\x1b]*\x1b\\\\"  # the second: links
+        return re.sub(commands, "", self.written.decode(errors="replace"))
 
     def read_until(self, wanted: str, *, timeout_s: float = 15) -> None:
         deadline = time.monotonic() + timeout_s

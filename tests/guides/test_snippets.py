@@ -24,7 +24,6 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     "docs/get-started.md",
     "docs/workers.md",
-    "docs/http-api.md",
     "docs/streaming.md",
     "docs/python.md",
 ]
