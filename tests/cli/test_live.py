@@ -90,7 +90,7 @@ class Terminal:
     @property
     def text(self) -> str:
         """All that was written, without the commands to the terminal."""
-        commands = r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\]8;[^\x1b]*\x1b\\\\"  # the second: links
+        commands = r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\]8;[^\x1b]*\x1b\\"  # the second: links
         return re.sub(commands, "", self.written.decode(errors="replace"))
 
     def read_until(self, wanted: str, *, timeout_s: float = 15) -> None:
