@@ -108,12 +108,13 @@ class Observer:
         return versions
 
     def wait_until_idle(self, *, timeout_s: float = 20) -> None:
-        """Wait until no turn waits or runs, and no job is left."""
+        """Wait until no turn waits or runs, and no job is left but such as sleep."""
         wait_for(
             lambda: self.value(
                 "SELECT NOT EXISTS (SELECT 1 FROM turns WHERE status <> 'completed')"
                 " AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs"
-                " WHERE status IN ('todo', 'doing'))"
+                " WHERE status = 'doing'"
+                " OR status = 'todo' AND (scheduled_at IS NULL OR scheduled_at <= now()))"
             ),
             "all turns and jobs to end",
             timeout_s=timeout_s,

@@ -16,6 +16,7 @@ from handinger import keys, settings
 from handinger.ids import OrganizationId
 from handinger.storage.database import Database, open_database
 from handinger.storage.embedded import EmbeddedPostgres
+from tests.durability.firing import ONCE, fired, schedule_on
 from tests.durability.observing import Observer, wait_for
 from tests.durability.reading import Reader, told
 from tests.durability.stand import (
@@ -192,6 +193,29 @@ def test_files_written_on_one_server_are_served_by_the_other(pair: Pair) -> None
 
     assert get(pair.b, f"{worker_id}/files/a/note.txt").text == "From A."
     pair.model.open_gate("written")
+
+
+def test_what_two_servers_could_fire_fires_once(pair: Pair) -> None:
+    pair.model.script("tick", [Step(text="tock")], after_last="repeat")
+    workers = [post(pair.a, "", "[[script:ok]] Be ready.").json()["id"] for _ in range(3)]
+    made = [
+        (worker_id, schedule_on(server, worker_id, ONCE))
+        for worker_id in workers
+        for server in (pair.a, pair.b)
+    ]
+    wait_for(
+        lambda: all(fired(pair.observer, schedule["id"]) for _, schedule in made), "all firings"
+    )
+    pair.observer.wait_until_idle()
+    for worker_id in workers:
+        turns = [
+            turn
+            for owner, schedule in made
+            if owner == worker_id
+            for turn in fired(pair.observer, schedule["id"])
+        ]
+        assert sorted(turns) == sorted(pair.observer.turns(worker_id)[1:])
+        assert len(turns) == 2
 
 
 def test_a_cancel_on_one_server_stops_a_turn_on_the_other(pair: Pair) -> None:
