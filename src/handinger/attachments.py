@@ -125,13 +125,18 @@ async def attach(
     return tuple(attached)
 
 
-def _require_sizes(settings: Settings, incoming: Sequence[IncomingFile]) -> None:
-    if len(incoming) > settings.max_attachments:
+def require_count(settings: Settings, count: int) -> None:
+    """That so many files may come with one instruction. Raises BodyTooLarge."""
+    if count > settings.max_attachments:
         raise BodyTooLarge(
-            f"{len(incoming)} files came with the instruction; {settings.max_attachments} may "
+            f"{count} files came with the instruction; {settings.max_attachments} may "
             "(HANDINGER_MAX_ATTACHMENTS).",
             code="too_many_files",
         )
+
+
+def _require_sizes(settings: Settings, incoming: Sequence[IncomingFile]) -> None:
+    require_count(settings, len(incoming))
     for file in incoming:
         size = _size(file.content)
         if size > settings.max_file_bytes:

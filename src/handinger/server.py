@@ -48,6 +48,7 @@ from handinger.storage.embedded import ServeLock
 from handinger.turns import reading
 from handinger.turns.deliveries import Deliveries
 from handinger.turns.housekeeping import Housekeeping
+from handinger.web.fetching import Fetcher
 
 if TYPE_CHECKING:
     from handinger.email.inbound import Inbound
@@ -171,6 +172,7 @@ async def _serve(settings: Settings) -> None:
             settings=settings,
             database=database,
             blobs=blobs,
+            fetcher=Fetcher.of(settings),
             hub=hub,
             deliveries=deliveries,
             engine_runs=lambda: engine.is_running,

@@ -9,7 +9,7 @@ import pytest
 
 from tests.contract.conftest import Connect, StartServer
 from tests.contract.streams import check_same, folded, post
-from tests.contract.wire import worker_in
+from tests.contract.wire import error_in, worker_in
 from tests.contract.world import Api, Scripted, Scripts, wait_until
 from tests.support.model_server import Step, ToolCall
 from tests.support.site import Reply, Site, redirect
@@ -54,6 +54,7 @@ def web(new_server: StartServer, connect: Connect, site: Site) -> Api:
             "HANDINGER_FETCH_TRUSTED_HOSTS": f"localhost:{site.port}",
             "HANDINGER_FETCH_MAX_CHARACTERS": "1000",
             "HANDINGER_FETCH_MAX_BYTES": "100000",
+            "HANDINGER_MAX_FILE_BYTES": "200000",
             "HANDINGER_SEARCH_PROVIDER": "searxng",
             "HANDINGER_SEARCH_URL": site.origin,
             "HANDINGER_SEARCH_USD": "0.005",
@@ -458,3 +459,71 @@ def test_what_the_agent_orders_itself_to_do_later_names_nothing(
 
     assert outcomes(wait_until(fired))[-1].startswith("Refused:")
     assert "/a?stolen=secret" not in site.seen
+
+
+# Files of an instruction that are named by their URL
+
+
+def test_a_file_is_fetched_into_the_inbox(web: Api, scripts: Scripts, site: Site):
+    files = [
+        {"filename": "january.csv", "url": f"{site.origin}/data.csv"},
+        {"url": f"{site.origin}/logo.png?size=2"},
+        {"filename": "note.txt", "url": "data:text/plain;base64,aGVsbG8="},
+    ]
+    scripted = scripts(Step(text="done"))
+    worker = worker_in(web.create(scripted, files=files))
+    sent = [part for part in worker["messages"][0]["parts"] if part["type"] == "file"]
+    assert [(part["filename"], part["mediaType"]) for part in sent] == [
+        ("january.csv", "text/csv"),
+        ("logo.png", "image/png"),
+        ("note.txt", "text/plain"),
+    ]
+    bodies = [web.client.get(part["url"]).content for part in sent]
+    assert bodies == [b"a,b\n1,2\n", b"\x89PNG\r\n\x1a\n\0\0\0", b"hello"]
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "code", "said"),
+    [
+        ("{site}/missing", 422, "invalid_input", "404"),
+        ("{site}/to-private", 422, "invalid_input", "private network"),
+        ("http://localhost:1/", 422, "invalid_input", "private network"),
+        ("http://2130706433:1/", 422, "invalid_input", "private network"),
+        ("http://[::1]:1/", 422, "invalid_input", "private network"),
+        ("http://169.254.169.254/latest", 422, "invalid_input", "metadata"),
+        ("http://host.invalid/", 422, "invalid_input", "no host"),
+        ("ftp://example.com/x", 422, "invalid_input", "http://"),
+        ("http://user:pw@example.com/x", 422, "invalid_input", "password"),
+        ("file:///etc/passwd", 422, "invalid_input", "http://"),
+        ("{site}/large", 413, "file_too_large", "HANDINGER_MAX_FILE_BYTES"),
+    ],
+)
+def test_what_cannot_be_fetched_makes_nothing(
+    web: Api, site: Site, url: str, status: int, code: str, said: str
+):
+    site.pages["/to-private"] = redirect("http://127.0.0.1:1/")
+    site.pages["/large"] = Reply(b"x" * 200_001)
+    before = web.client.get("/api/workers").json()
+    file = {"filename": "wanted.bin", "url": url.format(site=site.origin)}
+    error = error_in(web.create("x", files=[{"data": "YQ=="}, file]), status, code)
+    assert said in error["error"]
+    if status == 413 or "cannot be fetched:" in error["error"]:
+        assert "'wanted.bin'" in error["error"]
+    if status == 422:
+        assert error["details"][0]["path"] == ["files", 1, "url"]
+    assert web.client.get("/api/workers").json() == before
+
+
+def test_a_repeated_request_fetches_nothing_again(web: Api, scripts: Scripts, site: Site):
+    site.pages["/fleeting"] = Reply("one", media_type="text/plain")
+    scripted = scripts(Step(text="done"))
+    body = {"input": scripted.input, "files": [{"url": f"{site.origin}/fleeting"}]}
+    headers = {"Idempotency-Key": scripted.name}
+    first = worker_in(web.client.post("/api/workers", json=body, headers=headers))
+    site.pages["/fleeting"] = Reply("gone", status=410)
+    again = worker_in(web.client.post("/api/workers", json=body, headers=headers))
+    assert again == first
+    assert site.seen.count("/fleeting") == 1
+    other = {**body, "files": [{"url": f"{site.origin}/data.csv"}]}
+    answer = web.client.post("/api/workers", json=other, headers=headers)
+    error_in(answer, 422, "idempotency_key_reused")

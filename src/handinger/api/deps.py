@@ -35,6 +35,7 @@ from handinger.storage.database import Database
 from handinger.turns import reading
 from handinger.turns.accept import RequestIdentity
 from handinger.turns.deliveries import Deliveries
+from handinger.web.fetching import Fetcher
 
 if TYPE_CHECKING:
     from handinger.email.inbound import Inbound
@@ -76,6 +77,7 @@ class Services:
     settings: Settings
     database: Database
     blobs: Blobs
+    fetcher: Fetcher
     hub: Hub
     deliveries: Deliveries
     inbound: Callable[[], "Inbound"]

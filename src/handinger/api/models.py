@@ -52,6 +52,13 @@ class FileInput(BaseModel):
         str | None,
         Field(description="Its bytes, in base64 or as a `data:` URL.", examples=["YSxiCjEsMgo="]),
     ] = None
+    url: Annotated[
+        str | None,
+        Field(
+            description="Instead of `data`: where to fetch it, by http or https.",
+            examples=["https://example.com/totals.csv"],
+        ),
+    ] = None
 
 
 class WorkerContinue(BaseModel):

@@ -18,9 +18,11 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from handinger.api.deps import body_stream, check_body, parse_json, read_json, services
+from handinger.api.links import LinkedFile
 from handinger.api.models import FileInput, WorkerContinue
 from handinger.attachments import Attachment, IncomingFile
 from handinger.errors import Detail, InvalidInput, MalformedRequest
+from handinger.web.urls import WebUrl
 
 Instruction = TypeVar("Instruction", bound=WorkerContinue)
 
@@ -39,7 +41,7 @@ class Sent(Generic[Instruction]):
 
     body: Instruction
     fields: dict[str, Any]
-    files: tuple[IncomingFile, ...]
+    files: tuple[IncomingFile | LinkedFile, ...]
     is_multipart: bool
 
     def identity(self, attached: tuple[Attachment, ...]) -> dict[str, Any]:
@@ -67,7 +69,7 @@ async def read_instruction(
     content_type = request.headers.get("content-type", "")
     if content_type.split(";")[0].strip().lower() != _MULTIPART:
         body, fields = await read_json(request, model)
-        incoming = tuple(_decode(file, number) for number, file in enumerate(body.files))
+        incoming = tuple(_read_file(file, number) for number, file in enumerate(body.files))
         yield Sent(body, fields, incoming, is_multipart=False)
         return
     form = await _read_form(request)
@@ -161,11 +163,30 @@ def _field(name: str, text: str) -> object:
     return text
 
 
-def _decode(file: FileInput, number: int) -> IncomingFile:
-    """The file that JSON carries. Raises InvalidInput."""
-    if file.data is None:
-        raise _invalid("is needed: the bytes in base64, or as a data: URL", "files", number, "data")
-    media_type, text = file.mediaType, file.data
+def _read_file(file: FileInput, number: int) -> IncomingFile | LinkedFile:
+    """The file that JSON carries or names. Raises InvalidInput."""
+    if file.url is None:
+        if file.data is None:
+            raise _invalid(
+                "is needed: the bytes in base64, or as a data: URL; or else `url`",
+                *("files", number, "data"),
+            )
+        return _decode(file, file.data, number, "data")
+    if file.data is not None:
+        raise _invalid("cannot be sent together with `data`", "files", number, "url")
+    if file.url[:5].lower() == "data:":
+        return _decode(file, file.url, number, "url")
+    url = WebUrl.parse(file.url)
+    if url is None:
+        raise _invalid(
+            "is no URL that can be fetched: http:// or https://, a host, and no password in it",
+            *("files", number, "url"),
+        )
+    return LinkedFile(file.filename, file.mediaType, url, number)
+
+
+def _decode(file: FileInput, text: str, number: int, field: str) -> IncomingFile:
+    media_type = file.mediaType
     url = _DATA_URL.fullmatch(text)
     try:
         if url is None:
@@ -177,7 +198,7 @@ def _decode(file: FileInput, number: int) -> IncomingFile:
                 content = base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError) as error:
         raise _invalid(
-            f"is neither base64 nor a data: URL ({error})", "files", number, "data"
+            f"is neither base64 nor a data: URL ({error})", "files", number, field
         ) from error
     return IncomingFile(file.filename, media_type, content)
 

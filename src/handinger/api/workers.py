@@ -2,13 +2,14 @@
 
 import base64
 import binascii
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from handinger import attachments, ids, workers
-from handinger.api import answers, sse, uploads
+from handinger.api import answers, links, sse, uploads
 from handinger.api.deps import (
     CallerDep,
     ServicesDep,
@@ -17,6 +18,7 @@ from handinger.api.deps import (
     request_identity,
 )
 from handinger.api.description import body_of
+from handinger.api.links import LinkedFile
 from handinger.api.models import (
     Deleted,
     Error,
@@ -27,6 +29,7 @@ from handinger.api.models import (
     WorkerPage,
     WorkerStatus,
 )
+from handinger.attachments import Attachment
 from handinger.errors import InvalidInput
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.story import Place
@@ -203,17 +206,32 @@ async def _prepare(
     sent: uploads.Sent[Any],
 ) -> tuple[NewTurn, RequestIdentity]:
     """The turn that a request asks for, its files stored, and what makes the request unique."""
-    attached = await attachments.attach(
-        services.database,
-        services.blobs,
-        services.settings,
-        caller.organization_id,
-        worker_id,
-        sent.files,
-    )
+    repeated = await _repeated(request, services, caller, sent)
+    attached: tuple[Attachment, ...] = ()
+    if repeated is None:
+        async with links.fetched(services.fetcher, services.settings, sent.files) as incoming:
+            attached = await attachments.attach(
+                services.database,
+                services.blobs,
+                services.settings,
+                caller.organization_id,
+                worker_id,
+                incoming,
+            )
     instruction = Instruction(sent.body.input, sent.body.budget, "api", attached)
-    identity = request_identity(request, caller, sent.identity(attached))
+    identity = repeated or request_identity(request, caller, sent.identity(attached))
     return NewTurn.of(worker_id, instruction), identity
+
+
+async def _repeated(
+    request: Request, services: ServicesDep, caller: CallerDep, sent: uploads.Sent[Any]
+) -> RequestIdentity | None:
+    """The identity of a request that has a turn already, so that nothing is fetched for it again."""
+    if not any(isinstance(file, LinkedFile) for file in sent.files):
+        return None
+    identity = request_identity(request, caller, sent.identity(()))
+    made = await accept.find_joined(services.database, caller.organization_id, identity)
+    return replace(identity, made=made) if made else None
 
 
 @router.get(

@@ -82,6 +82,7 @@ class RequestIdentity:
     fingerprint: bytes  # SHA-256 over method, path and body
     idempotency_key: str | None = None
     is_retry: bool = False  # the client says that it sends this again
+    made: "Accepted | None" = None  # by an earlier request, if that is known already
 
     @property
     def text(self) -> str:
@@ -335,8 +336,20 @@ _SELECT_EARLIER = (
 )
 
 
+async def find_joined(
+    database: Database, organization_id: OrganizationId, request: RequestIdentity
+) -> Accepted | None:
+    """The turn that this request has made already. Raises IdempotencyKeyReused."""
+    if not request.may_repeat:
+        return None
+    async with database.tenant(organization_id).transaction() as sql:
+        return await _joined(sql, request)
+
+
 async def _joined(sql: TenantStatements, request: RequestIdentity | None) -> Accepted | None:
     """The turn of an earlier request that this one repeats."""
+    if request is not None and request.made is not None:
+        return request.made
     earlier = await find_earlier(sql, request)
     if earlier is None or earlier.turn_id is None or earlier.worker_id is None:
         return None

@@ -18,7 +18,8 @@ from urllib.parse import urljoin
 import httpx2
 
 from handinger._version import __version__
-from handinger.web.guard import Guard, Target, WebError
+from handinger.settings import Settings
+from handinger.web.guard import Guard, Hosts, Target, WebError
 from handinger.web.urls import WebUrl
 
 MAX_REDIRECTS = 10
@@ -47,6 +48,10 @@ class Fetched:
     size: int  # bytes
 
 
+class TooLarge(WebError):
+    """What is there has more bytes than are fetched."""
+
+
 class Fetcher:
     """Shared by all turns of a process; holds no connection between fetches."""
 
@@ -56,14 +61,24 @@ class Fetcher:
         self._timeout_s = timeout_s
         self._tls: ssl.SSLContext | None = None
 
+    @classmethod
+    def of(cls, settings: Settings) -> "Fetcher":
+        """One that may do what the operator allows."""
+        return cls(
+            Guard(Hosts(settings.fetch_allow_private or ())),
+            max_bytes=settings.fetch_max_bytes,
+            timeout_s=settings.fetch_timeout_s,
+        )
+
     @contextlib.asynccontextmanager
-    async def fetch(self, url: WebUrl) -> AsyncGenerator[Fetched]:
-        """What is there, redirects followed. Raises WebError."""
+    async def fetch(self, url: WebUrl, *, max_bytes: int | None = None) -> AsyncGenerator[Fetched]:
+        """What is there, redirects followed. Raises WebError, and TooLarge of what is."""
+        limit = self._max_bytes if max_bytes is None else max_bytes
         # Unbuffered, because the process that reads it is given the file itself.
         with tempfile.TemporaryFile(buffering=0) as body:
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    fetched = await self._follow(url, body)
+                    fetched = await self._follow(url, body, limit)
             except TimeoutError as error:
                 raise WebError(
                     f"{url.host!r} did not answer in full within {self._timeout_s:g} seconds."
@@ -71,7 +86,7 @@ class Fetcher:
             body.seek(0)
             yield fetched
 
-    async def _follow(self, url: WebUrl, body: BinaryIO) -> Fetched:
+    async def _follow(self, url: WebUrl, body: BinaryIO, limit: int) -> Fetched:
         came_from: Target | None = None
         for _ in range(MAX_REDIRECTS + 1):
             target = await self._guard.check(url)
@@ -81,7 +96,7 @@ class Fetcher:
             async with self._answer(target) as response:
                 location = response.headers.get("location")
                 if not response.is_redirect or not location:
-                    return await self._read(url, response, body)
+                    return await self._read(url, response, body, limit)
             url, came_from = self._redirected(url, location), target
         raise WebError(f"There were more than {MAX_REDIRECTS} redirects, one after the other.")
 
@@ -135,11 +150,13 @@ class Fetcher:
                 ) from error
         raise WebError(f"{url.host!r} cannot be connected to.")
 
-    async def _read(self, url: WebUrl, response: httpx2.Response, body: BinaryIO) -> Fetched:
+    async def _read(
+        self, url: WebUrl, response: httpx2.Response, body: BinaryIO, limit: int
+    ) -> Fetched:
         if not response.is_success:
             raise WebError(f"{str(url)!r} was answered with {_status(response.status_code)}.")
         try:
-            size = await self._copy(response, body)
+            size = await _copy(response, body, limit)
         except (httpx2.HTTPError, zlib.error) as error:
             raise WebError(
                 f"The answer of {url.host!r} broke off or is damaged ({type(error).__name__})."
@@ -154,27 +171,28 @@ class Fetcher:
             size=size,
         )
 
-    async def _copy(self, response: httpx2.Response, body: BinaryIO) -> int:
-        """Write the decoded body; the limit holds for what is sent and for what it unpacks to."""
-        declared = response.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared[:20]) > self._max_bytes:
-            raise self._too_large()
-        unpack = _unpacker(response.headers.get("content-encoding", ""))
-        sent = size = 0
-        async for raw in response.aiter_raw():
-            sent += len(raw)
-            for piece in unpack.pieces(raw):
-                size += len(piece)
-                if max(sent, size) > self._max_bytes:
-                    raise self._too_large()
-                body.write(piece)
-        return size
 
-    def _too_large(self) -> WebError:
-        return WebError(
-            f"The page is larger than {self._max_bytes} bytes, the most that is fetched; it was "
-            "not read."
-        )
+async def _copy(response: httpx2.Response, body: BinaryIO, limit: int) -> int:
+    """Write the decoded body; the limit holds for what is sent and for what it unpacks to."""
+    declared = response.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > limit:
+        raise _too_large(limit)
+    unpack = _unpacker(response.headers.get("content-encoding", ""))
+    sent = size = 0
+    async for raw in response.aiter_raw():
+        sent += len(raw)
+        for piece in unpack.pieces(raw):
+            size += len(piece)
+            if max(sent, size) > limit:
+                raise _too_large(limit)
+            body.write(piece)
+    return size
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        f"The page is larger than {limit} bytes, the most that is fetched; it was not read."
+    )
 
 
 class _Plain:

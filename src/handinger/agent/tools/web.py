@@ -16,7 +16,7 @@ from handinger.budgets import Spending
 from handinger.settings import Settings
 from handinger.web import reading, urls
 from handinger.web.fetching import Fetched, Fetcher
-from handinger.web.guard import Guard, Hosts, WebError
+from handinger.web.guard import Hosts, WebError
 from handinger.web.reading import PageText, Reader
 from handinger.web.searching import Searcher
 from handinger.web.urls import WebUrl
@@ -52,11 +52,7 @@ class WebTools:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._private = Hosts(settings.fetch_allow_private or ())
-        self._fetcher = Fetcher(
-            Guard(self._private),
-            max_bytes=settings.fetch_max_bytes,
-            timeout_s=settings.fetch_timeout_s,
-        )
+        self._fetcher = Fetcher.of(settings)
         self._reader = Reader()
         self._searcher = Searcher(settings)
         self._trusted = Hosts(settings.fetch_trusted_hosts or ())
