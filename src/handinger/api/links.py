@@ -1,4 +1,4 @@
-"""Files that an instruction names by URL: fetched before anything is stored, under the web's guard."""
+"""Files that an instruction names by URL: fetched, under the web's guard, before any is stored."""
 
 import asyncio
 import contextlib

@@ -226,7 +226,7 @@ async def _prepare(
 async def _repeated(
     request: Request, services: ServicesDep, caller: CallerDep, sent: uploads.Sent[Any]
 ) -> RequestIdentity | None:
-    """The identity of a request that has a turn already, so that nothing is fetched for it again."""
+    """The identity of a request that has a turn already, so that nothing is fetched for it."""
     if not any(isinstance(file, LinkedFile) for file in sent.files):
         return None
     identity = request_identity(request, caller, sent.identity(()))
