@@ -5,6 +5,8 @@ Run in a virtual environment of its own: the client's import name is the same as
 
 import json
 import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from handinger import Handinger
 
@@ -25,6 +27,7 @@ def main(base_url: str, api_key: str) -> None:
         missing = type(error).__name__
     else:
         missing = "nothing was raised"
+    schedules = use_schedules(client, created.id)
     seen = {
         "created": json.loads(created.to_json()),
         "retrieved": json.loads(retrieved.to_json()),
@@ -32,8 +35,29 @@ def main(base_url: str, api_key: str) -> None:
         "updates": updates,
         "file": file.decode(),
         "missing": missing,
+        "schedules": schedules,
     }
     json.dump(seen, sys.stdout)
+
+
+def use_schedules(client: Handinger, worker_id: str) -> dict[str, Any]:
+    """Make one of each type, list them, cancel them all, and list what is left."""
+    of = client.workers.schedules
+    whens: list[Any] = [
+        {"type": "delayed", "delay_in_seconds": 7200},
+        {"type": "interval", "interval_seconds": 86_400},
+        {"type": "scheduled", "date": datetime.now(UTC) + timedelta(days=400)},
+        {"type": "cron", "cron": "0 9 * * MON"},
+    ]
+    made = [of.create(worker_id, input="Tick.", when=when, budget="low") for when in whens]
+    listed = of.list(worker_id)
+    cancelled = [of.cancel(one.id, worker_id=worker_id).cancelled for one in made]
+    return {
+        "made": [json.loads(one.to_json()) for one in made],
+        "listed": json.loads(listed.to_json()),
+        "cancelled": cancelled,
+        "left": len(of.list(worker_id).schedules),
+    }
 
 
 if __name__ == "__main__":

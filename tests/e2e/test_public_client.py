@@ -28,9 +28,7 @@ def client_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_the_published_client_creates_reads_continues_streams_and_fetches(
-    client_python: Path, tmp_path: Path
-) -> None:
+def test_the_published_client_does_all_that_it_can(client_python: Path, tmp_path: Path) -> None:
     with ModelServer() as model:
         call = ToolCall("write_file", {"path": "haiku.md", "content": "An old silent pond"})
         model.script("haiku", [Step(tool_calls=[call]), Step(text="It is in haiku.md.")])
@@ -60,3 +58,14 @@ def test_the_published_client_creates_reads_continues_streams_and_fetches(
     assert seen["missing"] == "NotFoundError"
     assert [update["type"] for update in seen["updates"]] == ["data-message"] * 4 + ["data-worker"]
     assert seen["updates"][-1]["data"]["output_text"] == "A frog jumps in."
+
+    schedules = seen["schedules"]
+    made = schedules["made"]
+    assert [one["type"] for one in made] == ["delayed", "interval", "scheduled", "cron"]
+    assert (made[0]["delayInSeconds"], made[1]["intervalSeconds"]) == (7200, 86_400)
+    assert (made[3]["cron"], made[3]["timezone"]) == ("0 9 * * MON", "UTC")
+    listed = schedules["listed"]
+    assert listed["workerId"] == seen["created"]["id"]
+    assert listed["schedules"] == sorted(made, key=lambda one: one["nextRunAt"])
+    assert schedules["cancelled"] == [True] * 4
+    assert schedules["left"] == 0
