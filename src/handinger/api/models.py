@@ -271,7 +271,7 @@ class Usage(BaseModel):
     totalTokens: Annotated[int, Field(ge=0, description="Input and output.")]
     steps: Annotated[int, Field(ge=0, description="Model calls.")]
     costUsd: Annotated[float, Field(ge=0, description="The sum of the costs.")]
-    credits: Annotated[int, Field(ge=0, description="Of 0.01 USD, rounded up per turn.")]
+    credits: Annotated[int, Field(ge=0, description="Of 0.01 USD, unless configured otherwise; rounded up per turn.")]
     durationMs: Annotated[int, Field(ge=0, description="Time in which turns ran.")]
 
 
