@@ -24,7 +24,7 @@ HandingerServerError
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class HandingerServerError(Exception):
@@ -144,6 +144,13 @@ class InvalidInput(RequestError):
 
     status = 422
     default_code = "invalid_input"
+
+    @classmethod
+    def of(cls, problem: str, *path: str | int) -> Self:
+        """For the one value that stands at `path` in the request."""
+        where = ".".join(str(part) for part in path)
+        message = f"The value of {where} is not valid: {problem}."
+        return cls(message, details=[Detail(path, problem)])
 
 
 class IdempotencyKeyReused(InvalidInput):

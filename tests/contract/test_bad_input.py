@@ -187,6 +187,7 @@ def test_too_much_metadata_is_422_and_says_how_much_is_allowed(victim: Victim):
     body = {"input": "x", "metadata": {"a": "ä" * 40_000}}
     error = error_in(victim.api.client.post("/api/workers", json=body), 422, "invalid_input")
     assert "65536" in error["error"]
+    assert [detail["path"] for detail in error["details"]] == [["metadata"]]
 
 
 @POSTING
@@ -320,7 +321,9 @@ def test_a_bad_query_parameter_of_a_list_is_422_and_says_which(
     victim: Victim, path: str, name: str, value: str
 ):
     answer = victim.api.raw("GET", f"{_path(victim, path)}?{name}={value}")
-    assert name in error_in(answer, 422, "invalid_input")["error"]
+    error = error_in(answer, 422, "invalid_input")
+    assert name in error["error"]
+    assert [detail["path"] for detail in error["details"]] == [[name]]
 
 
 @pytest.mark.parametrize("value", ["", "maybe", "2", "%00", "%FF", "truefalse"])
@@ -353,4 +356,6 @@ def test_a_bad_idempotency_key_is_422(victim: Victim, endpoint: str, key: str):
         json={"input": "x"},
         headers=header("Idempotency-Key", key.strip()),
     )
-    assert "Idempotency-Key" in error_in(answer, 422, "invalid_input")["error"]
+    error = error_in(answer, 422, "invalid_input")
+    assert "Idempotency-Key" in error["error"]
+    assert [detail["path"] for detail in error["details"]] == [["Idempotency-Key"]]

@@ -251,7 +251,9 @@ def test_usage_is_of_a_span_of_time_and_of_one_organization(office: Office, scri
 )
 def test_a_span_that_is_none_is_422(office: Office, params: dict[str, str]):
     _, api = office.organization("spans")
-    error_in(api.client.get("/api/usage", params=params), 422, "invalid_input")
+    error = error_in(api.client.get("/api/usage", params=params), 422, "invalid_input")
+    [detail] = error["details"]
+    assert detail["path"][0] in params
 
 
 def test_a_capped_budget_without_a_price_is_422_and_says_which_setting(

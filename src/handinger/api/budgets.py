@@ -12,7 +12,7 @@ router = APIRouter(prefix="/api/budgets", tags=["budgets"])
     "",
     operation_id="listBudgets",
     summary="List the budgets",
-    responses={status: {"model": Error} for status in (401, 429)},
+    responses={status: {"model": Error} for status in (401, 429, 503)},
 )
 async def list_budgets(services: ServicesDep, caller: CallerDep) -> BudgetList:
     """What one turn may use at most, by budget; the same for every caller of this server."""

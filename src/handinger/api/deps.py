@@ -163,7 +163,9 @@ async def read_json(request: Request, model: type[Body]) -> tuple[Body, dict[str
     raw = b"".join([chunk async for chunk in chunks])
     sent: object = parse_json(raw) if raw.strip() else {}
     if not isinstance(sent, dict):
-        raise InvalidInput("The body must be a JSON object.")
+        raise InvalidInput(
+            "The body must be a JSON object.", details=[Detail((), "must be a JSON object")]
+        )
     fields = cast("dict[str, Any]", sent)
     return check_body(model, fields), fields
 
@@ -215,7 +217,7 @@ def request_identity(request: Request, caller: Caller, sent: dict[str, Any]) -> 
     """What makes this request the same as another. Raises InvalidInput for a bad key."""
     key = request.headers.get("idempotency-key")
     if key is not None and not 1 <= len(key) <= 255:
-        raise InvalidInput("The Idempotency-Key must have 1 to 255 characters.")
+        raise InvalidInput.of("must have 1 to 255 characters", "Idempotency-Key")
     canonical = json.dumps(sent, sort_keys=True, separators=(",", ":"))
     text = f"{request.method}\n{request.url.path}\n{canonical}"
     retries = request.headers.get("x-stainless-retry-count", "")

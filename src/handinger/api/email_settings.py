@@ -18,7 +18,7 @@ router = APIRouter(prefix="/api/email-settings", tags=["email"])
     operation_id="getEmailSettings",
     summary="Read whose mail is taken",
     response_model=EmailSettings,
-    responses={status: {"model": Error} for status in (401, 429)},
+    responses={status: {"model": Error} for status in (401, 429, 503)},
 )
 async def get_email_settings(services: ServicesDep, caller: CallerDep) -> Response:
     """The organization's own list, or the server's where it has none."""

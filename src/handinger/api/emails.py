@@ -22,7 +22,7 @@ files_router = APIRouter(prefix="/api/email-files", tags=["email"])
     operation_id="getWorkerEmail",
     summary="Read a worker's mail address",
     response_model=str,
-    responses={status: {"model": Error} for status in (401, 404, 422, 429)},
+    responses={status: {"model": Error} for status in (401, 404, 422, 429, 503)},
 )
 async def get_email(services: ServicesDep, caller: CallerDep, worker_id: WorkerIdDep) -> Response:
     """Mail to it is an instruction, if its sender is allowed; the answer goes back by mail."""
@@ -37,7 +37,7 @@ async def get_email(services: ServicesDep, caller: CallerDep, worker_id: WorkerI
     operation_id="listEmails",
     summary="List a worker's mails",
     response_model=EmailPage,
-    responses={status: {"model": Error} for status in (401, 404, 422, 429)},
+    responses={status: {"model": Error} for status in (401, 404, 422, 429, 503)},
 )
 async def list_emails(
     services: ServicesDep,
@@ -66,7 +66,7 @@ async def list_emails(
     response_class=Response,
     responses={
         200: {"content": {"message/rfc822": {}}, "description": "The bytes, as they came in."},
-        **{status: {"model": Error} for status in (401, 404, 422, 429)},
+        **{status: {"model": Error} for status in (401, 404, 422, 429, 503)},
     },
 )
 async def get_email_original(

@@ -45,7 +45,7 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
         304: {"description": "Unchanged."},
         412: {"model": Error},
         416: {"model": Error},
-        **{status: {"model": Error} for status in (401, 404, 422, 429)},
+        **{status: {"model": Error} for status in (401, 404, 422, 429, 503)},
     },
 )
 @router.head("/{filePath:file}", include_in_schema=False)

@@ -69,7 +69,7 @@ async def post_inbound_email(
     raw = b"".join([chunk async for chunk in chunks])
     _require_signature(secret, signature, request.url.query.encode(), raw)
     if not 1 <= len(to) <= _MAX_RECIPIENTS:
-        raise InvalidInput(f"A mail may have 1 to {_MAX_RECIPIENTS} recipients (to).")
+        raise InvalidInput.of(f"a mail may have 1 to {_MAX_RECIPIENTS} recipients", "to")
     results = await _take_in(services.inbound(), raw, sender, to, ip=ip, helo=helo)
     return Response(workers.dump({"results": results}), media_type="application/json")
 

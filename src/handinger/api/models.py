@@ -271,7 +271,10 @@ class Usage(BaseModel):
     totalTokens: Annotated[int, Field(ge=0, description="Input and output.")]
     steps: Annotated[int, Field(ge=0, description="Model calls.")]
     costUsd: Annotated[float, Field(ge=0, description="The sum of the costs.")]
-    credits: Annotated[int, Field(ge=0, description="Of 0.01 USD, unless configured otherwise; rounded up per turn.")]
+    credits: Annotated[
+        int,
+        Field(ge=0, description="Of 0.01 USD, unless configured otherwise; rounded up per turn."),
+    ]
     durationMs: Annotated[int, Field(ge=0, description="Time in which turns ran.")]
 
 
@@ -295,7 +298,7 @@ class UsageTotals(BaseModel):
 class UsageSums(BaseModel):
     """What was used and what it cost."""
 
-    costs: Annotated[Costs, Field(description="In USD.")]
+    costs: Annotated[Costs, Field(description="What it cost, in USD.")]
     usage: Annotated[UsageTotals, Field(description="Tokens, steps and money.")]
 
 

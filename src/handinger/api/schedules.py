@@ -32,7 +32,7 @@ router = APIRouter(prefix="/api/workers/{workerId}/schedules", tags=["schedules"
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Error} for status in (401, 404, *statuses, 422, 429)}
+    return {status: {"model": Error} for status in (401, 404, *statuses, 422, 429, 503)}
 
 
 @router.get(
@@ -57,7 +57,7 @@ async def list_schedules(
     operation_id="createSchedule",
     summary="Give a worker an instruction for later, or again and again",
     response_model=WorkerSchedule,
-    responses=_errors(400, 409, 413, 415, 503),
+    responses=_errors(400, 409, 413, 415),
     openapi_extra=body_of("ScheduleCreate"),
 )
 async def create_schedule(
@@ -100,7 +100,7 @@ async def get_schedule(
     operation_id="changeSchedule",
     summary="Change, pause or resume a schedule",
     response_model=WorkerSchedule,
-    responses=_errors(400, 413, 415, 503),
+    responses=_errors(400, 413, 415),
     openapi_extra=body_of("ScheduleChange"),
 )
 async def change_schedule(
@@ -128,7 +128,7 @@ async def change_schedule(
     operation_id="cancelSchedule",
     summary="Cancel a schedule",
     response_model=ScheduleCancelled,
-    responses=_errors(503),
+    responses=_errors(),
 )
 async def cancel_schedule(
     services: ServicesDep, caller: CallerDep, worker_id: WorkerIdDep, schedule_id: ScheduleIdDep

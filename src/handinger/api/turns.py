@@ -19,7 +19,7 @@ router = APIRouter(prefix="/api/workers/{workerId}/turns", tags=["turns"])
     operation_id="listTurns",
     summary="List a worker's turns",
     response_model=TurnPage,
-    responses={status: {"model": Error} for status in (401, 404, 422, 429)},
+    responses={status: {"model": Error} for status in (401, 404, 422, 429, 503)},
 )
 async def list_turns(
     services: ServicesDep,
@@ -48,7 +48,7 @@ async def list_turns(
     operation_id="getTurn",
     summary="Read a turn",
     response_model=Turn,
-    responses={status: {"model": Error} for status in (401, 404, 422, 429)},
+    responses={status: {"model": Error} for status in (401, 404, 422, 429, 503)},
 )
 async def get_turn(
     services: ServicesDep, caller: CallerDep, worker_id: WorkerIdDep, turn_id: TurnIdDep

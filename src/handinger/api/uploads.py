@@ -21,7 +21,7 @@ from handinger.api.deps import body_stream, check_body, parse_json, read_json, s
 from handinger.api.links import LinkedFile
 from handinger.api.models import FileInput, WorkerContinue
 from handinger.attachments import Attachment, IncomingFile
-from handinger.errors import Detail, InvalidInput, MalformedRequest
+from handinger.errors import InvalidInput, MalformedRequest
 from handinger.web.urls import WebUrl
 
 Instruction = TypeVar("Instruction", bound=WorkerContinue)
@@ -137,7 +137,7 @@ def _sorted(form: FormData) -> tuple[dict[str, Any], list[UploadFile]]:
     for name, value in form.multi_items():
         if _FILES_FIELD.fullmatch(name):
             if isinstance(value, str):
-                raise _invalid(
+                raise InvalidInput.of(
                     "must be sent as files, each with a filename (curl: -F files=@PATH)", "files"
                 )
             # What a browser sends for a file that was not chosen.
@@ -145,9 +145,9 @@ def _sorted(form: FormData) -> tuple[dict[str, Any], list[UploadFile]]:
                 uploads.append(value)
         elif name in ("input", "budget", "stream", "metadata"):
             if not isinstance(value, str):
-                raise _invalid("must be sent as a text, without a filename", name)
+                raise InvalidInput.of("must be sent as a text, without a filename", name)
             if name in fields:
-                raise _invalid("was sent twice", name)
+                raise InvalidInput.of("was sent twice", name)
             fields[name] = _field(name, value)
     return fields, uploads
 
@@ -159,7 +159,7 @@ def _field(name: str, text: str) -> object:
         try:
             return parse_json(text.encode())
         except MalformedRequest as error:
-            raise _invalid(f"must be JSON: {error.message}", name) from error
+            raise InvalidInput.of(f"must be JSON: {error.message}", name) from error
     return text
 
 
@@ -167,18 +167,18 @@ def _read_file(file: FileInput, number: int) -> IncomingFile | LinkedFile:
     """The file that JSON carries or names. Raises InvalidInput."""
     if file.url is None:
         if file.data is None:
-            raise _invalid(
+            raise InvalidInput.of(
                 "is needed: the bytes in base64, or as a data: URL; or else `url`",
                 *("files", number, "data"),
             )
         return _decode(file, file.data, number, "data")
     if file.data is not None:
-        raise _invalid("cannot be sent together with `data`", "files", number, "url")
+        raise InvalidInput.of("cannot be sent together with `data`", "files", number, "url")
     if file.url[:5].lower() == "data:":
         return _decode(file, file.url, number, "url")
     url = WebUrl.parse(file.url)
     if url is None:
-        raise _invalid(
+        raise InvalidInput.of(
             "is no URL that can be fetched: http:// or https://, a host, and no password in it",
             *("files", number, "url"),
         )
@@ -197,14 +197,7 @@ def _decode(file: FileInput, text: str, number: int, field: str) -> IncomingFile
             if url["parameters"].lower().endswith(";base64"):
                 content = base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _invalid(
+        raise InvalidInput.of(
             f"is neither base64 nor a data: URL ({error})", "files", number, field
         ) from error
     return IncomingFile(file.filename, media_type, content)
-
-
-def _invalid(problem: str, *path: str | int) -> InvalidInput:
-    where = ".".join(str(part) for part in path)
-    return InvalidInput(
-        f"The value of {where} is not valid: {problem}.", details=[Detail(path, problem)]
-    )

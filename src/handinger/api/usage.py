@@ -22,7 +22,7 @@ _MAX_GROUPS = 10_000
     operation_id="getUsage",
     summary="Read what the organization has used",
     response_model=UsageReport,
-    responses={status: {"model": Error} for status in (401, 422, 429)},
+    responses={status: {"model": Error} for status in (401, 422, 429, 503)},
 )
 async def get_usage(
     services: ServicesDep,
@@ -47,7 +47,7 @@ async def get_usage(
     start = _moment("from", since) or datetime.combine(accounts.this_month(), time.min, UTC)
     end = _moment("to", before) or datetime.now(UTC)
     if end < start:
-        raise InvalidInput("The value of to is not valid: it is earlier than from.")
+        raise InvalidInput.of("is earlier than from", "to")
     groups = await usage.of_organization(
         database,
         organization_id,
@@ -85,7 +85,7 @@ def _moment(name: str, text: str | None) -> datetime | None:
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return moment.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise InvalidInput(
-            f"The value of {name} is not valid: give an ISO 8601 date or date-time, for example "
-            "2026-01-31 or 2026-01-31T12:00:00Z."
+        raise InvalidInput.of(
+            "give an ISO 8601 date or date-time, for example 2026-01-31 or 2026-01-31T12:00:00Z",
+            name,
         ) from error

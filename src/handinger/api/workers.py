@@ -81,7 +81,9 @@ async def create_worker(
         size = len(workers.dump(body.metadata).encode())
         limit = services.settings.max_metadata_bytes
         if size > limit:
-            raise InvalidInput(f"The metadata has {size} bytes; {limit} may be sent.")
+            raise InvalidInput.of(
+                f"has {size} bytes; {limit} may be sent (HANDINGER_MAX_METADATA_BYTES)", "metadata"
+            )
         worker_id = WorkerId(ids.new("wrk"))
         turn, identity = await _prepare(request, services, caller, worker_id, sent)
     return await answers.run_turn(
@@ -355,7 +357,7 @@ def read_cursor(cursor: str | None, prefix: str) -> str | None:
     try:
         last_id = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
     except (binascii.Error, ValueError) as error:
-        raise InvalidInput("The cursor is none that this server gave out.") from error
+        raise InvalidInput.of("is none that this server gave out", "cursor") from error
     if not ids.is_valid(prefix, last_id):
-        raise InvalidInput("The cursor is none that this server gave out.")
+        raise InvalidInput.of("is none that this server gave out", "cursor")
     return last_id

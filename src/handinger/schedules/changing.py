@@ -10,7 +10,7 @@ from typing import Any
 from psycopg.types.json import Json
 
 from handinger import engine, ids, workers
-from handinger.errors import Detail, InvalidInput, TooManySchedules
+from handinger.errors import InvalidInput, TooManySchedules
 from handinger.ids import OrganizationId, ScheduleId, WorkerId
 from handinger.schedules import records
 from handinger.schedules import when as timing
@@ -151,13 +151,10 @@ def _require_patience(
     if new.made_in == "agent":
         times.insert(0, now)
     if any(after - before < least for before, after in itertools.pairwise(times)):
-        message = (
+        raise InvalidInput.of(
             f"your own schedules may start turns at most every {settings.min_agent_interval_s} "
-            "seconds; choose longer pauses"
-        )
-        raise InvalidInput(
-            f"The value of when is not valid: {message}.",
-            details=[Detail(path=("when",), message=message)],
+            "seconds; choose longer pauses",
+            "when",
         )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
-from handinger.errors import Detail, InvalidInput
+from handinger.errors import InvalidInput
 from handinger.schedules import cron
 
 MAX_SECONDS = 31_536_000
@@ -63,9 +63,12 @@ class Scheduled(_When):
         try:
             moment = moment.astimezone(UTC)
         except OverflowError as error:
-            raise _invalid("date", f"{self.date!r} is beyond the calendar") from error
+            raise InvalidInput.of(
+                f"{self.date!r} is beyond the calendar", "when", "date"
+            ) from error
         if moment <= now:
-            raise _invalid("date", f"{self.date!r} is in the past; it is {_text(now)} now")
+            problem = f"{self.date!r} is in the past; it is {_text(now)} now"
+            raise InvalidInput.of(problem, "when", "date")
         return moment
 
 
@@ -169,13 +172,6 @@ def _read(date: str) -> datetime:
     if not any(mark in date.strip()[8:] for mark in "Tt :"):
         raise ValueError(f"{date!r} has no time of day; write for example {date}T09:00:00Z")
     return moment
-
-
-def _invalid(field: str, message: str) -> InvalidInput:
-    return InvalidInput(
-        f"The value of when.{field} is not valid: {message}.",
-        details=[Detail(path=("when", field), message=message)],
-    )
 
 
 def _text(moment: datetime) -> str:
