@@ -78,6 +78,23 @@ def test_describing_shows_every_setting_and_no_secret(monkeypatch: pytest.Monkey
     assert rows["HANDINGER_DATABASE_URL"] == "(set)"
 
 
+@pytest.mark.parametrize("name", ["STORAGE_URL", "SEARCH_URL", "PUBLIC_URL"])
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:hunter2@a.example/b", "https://(set)@a.example/b"),
+        ("https://me:hunter2/@a.example/b", "https://(set)@a.example/b"),
+        ("https://a.example/b?sig=hunter2", "https://a.example/b?(set)"),
+        ("https://a.example/b", "https://a.example/b"),
+    ],
+)
+def test_a_secret_inside_a_url_is_not_shown(
+    name: str, url: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"HANDINGER_{name}", url)
+    assert dict(settings.describe(settings.load()))[f"HANDINGER_{name}"] == shown
+
+
 def test_a_public_url_loses_its_last_slash_and_ipv6_gets_brackets() -> None:
     assert settings.load(public_url="https://a.example/").base_url == "https://a.example"
     assert settings.load(host="::1", port=1).base_url == "http://[::1]:1"

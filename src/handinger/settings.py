@@ -1,6 +1,7 @@
 """The configuration, read once from the environment; nothing below reads the environment itself."""
 
 import os
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from ipaddress import ip_network
@@ -444,6 +445,13 @@ def load(**overrides: Any) -> Settings:
         raise ConfigurationError(f"The configuration cannot be read: {error}.") from error
 
 
+def _without_secrets(text: str) -> str:
+    """A URL may have a password, or a key, before its @ or behind its question mark."""
+    if "://" not in text:
+        return text
+    return re.sub(r"\?.*", "?(set)", re.sub(r"(?<=://).*@", "(set)@", text))
+
+
 def describe(settings: Settings) -> list[tuple[str, str]]:
     """Each variable with its printable value; secrets show only that they are set."""
     rows: list[tuple[str, str]] = []
@@ -462,6 +470,6 @@ def describe(settings: Settings) -> list[tuple[str, str]]:
             separator = ":" if name == "sandbox_paths" else ","
             text = separator.join(str(item) for item in cast("tuple[object, ...]", value))
         else:
-            text = "(not set)" if value is None else str(value)
+            text = "(not set)" if value is None else _without_secrets(str(value))
         rows.append((f"HANDINGER_{name.upper()}", text))
     return rows
