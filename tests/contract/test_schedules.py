@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import httpx2
 import pytest
 
+from tests.contract.conftest import Connect, StartServer
 from tests.contract.wire import Json, error_in, worker_in
 from tests.contract.world import Api, Scripted, Scripts, wait_until
 from tests.support.model_server import Step, ToolCall
@@ -173,3 +174,143 @@ def test_an_agent_may_have_twenty_schedules_of_its_own(api: Api, scripts: Script
     ]
     assert "20 may be" in _results(script)[-1]
     assert len(api.client.get(_path(worker_id)).json()["schedules"]) == 21
+
+
+# Changing one
+
+
+def patch(api: Api, worker_id: str, schedule_id: str, **fields: Any) -> httpx2.Response:
+    return api.client.patch(_path(worker_id, schedule_id), json=fields)
+
+
+def test_a_change_leaves_the_rest_as_it_is(api: Api, worker_id: str):
+    schedule = made(api, worker_id, {"type": "interval", "intervalSeconds": 7200}, budget="low")
+    changed = patch(api, worker_id, schedule["id"], input=" Tock. ", budget="high").json()
+    assert changed == {**schedule, "input": "Tock.", "budget": "high"}
+    assert patch(api, worker_id, schedule["id"]).json() == changed
+    paused = patch(api, worker_id, schedule["id"], paused=True).json()
+    assert paused == {**changed, "paused": True}
+    (listed,) = api.client.get(_path(worker_id)).json()["schedules"]
+    assert listed == paused
+    assert patch(api, worker_id, schedule["id"], paused=False).json() == changed
+    when = {"type": "cron", "cron": "0 9 * * MON", "timezone": "Europe/Madrid"}
+    anew = patch(api, worker_id, schedule["id"], when=when).json()
+    assert anew == {
+        "id": schedule["id"],
+        "input": "Tock.",
+        "budget": "high",
+        "paused": False,
+        "nextRunAt": anew["nextRunAt"],
+        **when,
+    }
+    assert moment(anew["nextRunAt"]).astimezone(ZoneInfo("Europe/Madrid")).weekday() == 0
+
+
+def test_nobody_elses_schedule_can_be_read_changed_or_cancelled(
+    api: Api, other: Api, scripts: Scripts, worker_id: str
+):
+    schedule = made(api, worker_id, IN_A_DAY)
+    second = worker_in(api.create(scripts(Step(text="ready"))))["id"]
+    for who, whose, which in (
+        (other, worker_id, schedule["id"]),
+        (api, second, schedule["id"]),
+        (api, worker_id, NO_SCHEDULE),
+    ):
+        for method in ("GET", "PATCH", "DELETE"):
+            body = {"paused": True} if method == "PATCH" else None
+            answer = who.client.request(method, _path(whose, which), json=body)
+            error_in(answer, 404, "not_found")
+    error_in(other.client.get(_path(worker_id)), 404, "not_found")
+    error_in(post(other, worker_id, IN_A_DAY), 404, "not_found")
+    assert api.client.get(_path(worker_id)).json()["schedules"] == [schedule]
+
+
+INVALID: list[tuple[Json, list[str | int], str]] = [
+    ({"input": " "}, ["input"], "must not be empty"),
+    ({"budget": "vast"}, ["budget"], "low"),
+    ({"when": {"type": "never"}}, ["when"], "scheduled"),
+    ({"when": {"type": "cron", "cron": "0 25 * * *"}}, ["when", "cron"], "the hour '25'"),
+    ({"when": {"type": "cron", "cron": "0 0 30 2 *"}}, ["when", "cron"], "never fires"),
+    (
+        {"when": {"type": "cron", "cron": "@daily", "timezone": "Madrid"}},
+        ["when", "timezone"],
+        "is no IANA time zone",
+    ),
+    (
+        {"when": {"type": "scheduled", "date": "2020-01-01T00:00:00Z"}},
+        ["when", "date"],
+        "in the past",
+    ),
+    ({"when": {"type": "scheduled", "date": "tomorrow"}}, ["when", "date"], "ISO 8601"),
+    ({"when": {"type": "delayed", "delayInSeconds": 0}}, ["when", "delayInSeconds"], "1"),
+    ({"when": {"type": "interval", "intervalSeconds": 1.5}}, ["when", "intervalSeconds"], ""),
+    ({"when": {"type": "interval"}}, ["when", "intervalSeconds"], ""),
+]
+
+
+@pytest.mark.parametrize(("fields", "path", "message"), INVALID)
+def test_what_is_wrong_is_named_by_its_path(
+    api: Api, worker_id: str, fields: Json, path: list[str | int], message: str
+):
+    schedule = made(api, worker_id, IN_A_DAY)
+    answers = [
+        post(api, worker_id, **{"when": IN_A_DAY, **fields}),
+        patch(api, worker_id, schedule["id"], **fields),
+    ]
+    for answer in answers:
+        error = error_in(answer, 422, "invalid_input")
+        (detail,) = error["details"]
+        assert detail["path"] == path
+        assert message in detail["message"]
+    assert api.client.get(_path(worker_id)).json()["schedules"] == [schedule]
+
+
+def test_a_repeated_request_makes_one_schedule(api: Api, worker_id: str):
+    headers = {"Idempotency-Key": worker_id}
+    body: Json = {"input": "Tick.", "when": IN_A_DAY}
+    sent = [
+        api.beside(api.client.post, _path(worker_id), json=body, headers=headers) for _ in range(4)
+    ]
+    answers = [one.result(timeout=30) for one in sent]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert len({answer.text for answer in answers}) == 1
+    assert api.client.get(_path(worker_id)).json()["schedules"] == [answers[0].json()]
+    changed = {**body, "input": "Tock."}
+    answer = api.client.post(_path(worker_id), json=changed, headers=headers)
+    error_in(answer, 422, "idempotency_key_reused")
+
+
+def test_a_hundred_may_have_something_to_do_yet(api: Api, worker_id: str):
+    sent = [api.beside(post, api, worker_id, IN_A_DAY) for _ in range(100)]
+    ids = [one.result(timeout=60).json()["id"] for one in sent]
+    error = error_in(post(api, worker_id, IN_A_DAY), 409, "too_many_schedules")
+    assert "100" in error["error"]
+    assert api.client.delete(_path(worker_id, ids[0])).json() == {"cancelled": True}
+    made(api, worker_id, IN_A_DAY)
+
+
+# A conversation
+
+
+@pytest.fixture(scope="module")
+def demo(new_server: StartServer, connect: Connect) -> Api:
+    """Of a server with the demo model."""
+    server = new_server("demo_schedules", {"HANDINGER_MODEL": "demo"})
+    return connect(server, server.key)
+
+
+def test_remind_me_every_monday_at_9_in_madrid(demo: Api):
+    worker = worker_in(demo.create("Remind me every Monday at 9 in Madrid to water the plants"))
+    assert "I scheduled this" in worker["output_text"]
+    (schedule,) = demo.client.get(_path(worker["id"])).json()["schedules"]
+    assert (schedule["type"], schedule["timezone"]) == ("cron", "Europe/Madrid")
+    details = demo.client.get(_path(worker["id"], schedule["id"])).json()
+    assert details["createdBy"] == "agent"
+    assert len(details["nextRuns"]) == 10
+    for text in details["nextRuns"]:
+        local = moment(text).astimezone(ZoneInfo("Europe/Madrid"))
+        assert (local.weekday(), local.hour, local.minute) == (0, 9, 0)
+    listed = worker_in(demo.go_on(worker["id"], "List my schedules"))
+    assert schedule["id"] in listed["output_text"]
+    worker_in(demo.go_on(worker["id"], "Cancel the schedule"))
+    assert demo.client.get(_path(worker["id"])).json()["schedules"] == []

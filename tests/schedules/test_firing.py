@@ -12,6 +12,7 @@ import pytest
 from croniter import croniter
 
 from handinger import engine, ids, keys, workers
+from handinger.budgets import accounts
 from handinger.engine import Engine
 from handinger.errors import NotFound, TooManySchedules
 from handinger.ids import OrganizationId, ScheduleId, WorkerId
@@ -268,6 +269,41 @@ async def test_for_a_full_queue_a_recurring_one_skips_and_one_that_fires_once_wa
         (START + minutes(4), "missed"),
     ]
     assert (await world.turns(worker_id)).count("schedule") == 2
+
+
+async def test_without_credits_a_recurring_one_skips_and_one_that_fires_once_waits(world: World):
+    worker_id = await world.worker()
+    await accounts.grant(world.database, world.organization_id, credits=-1)
+    recurring = await world.schedule(worker_id, type="cron", cron="* * * * *")
+    once = await world.schedule(worker_id, type="delayed", delayInSeconds=60)
+    async with world.running():
+        await world.at(START + minutes(1))
+        await world.at(START + minutes(2))
+        broke = [(START + minutes(1), "out_of_credits")]
+        assert await world.firings(worker_id, once) == broke
+        assert await world.firings(worker_id, recurring) == [
+            *broke,
+            (START + minutes(2), "out_of_credits"),
+        ]
+        assert await world.turns(worker_id) == []
+        await accounts.grant(world.database, world.organization_id, credits=2)
+        await world.at(START + minutes(13))
+    assert await world.firings(worker_id, once) == [*broke, (START + minutes(1), None)]
+    assert await world.turns(worker_id) == ["schedule"] * 2
+
+
+async def test_beyond_the_cap_of_a_month_nothing_fires(world: World):
+    worker_id = await world.worker()
+    await accounts.cap_month(world.database, world.organization_id, 0)
+    schedule_id = await world.schedule(worker_id, type="interval", intervalSeconds=60)
+    async with world.running():
+        await world.at(START + minutes(1))
+    details = await world.view(worker_id, schedule_id)
+    assert details["firings"][0]["skipped"] == {
+        "reason": "monthly_cap_reached",
+        "message": "The organization had reached its cap for the month.",
+        "times": 1,
+    }
 
 
 async def test_a_paused_one_keeps_its_date_and_lets_pass_what_comes_due(world: World):

@@ -467,7 +467,14 @@ class SkippedFiring(BaseModel):
     """Why no turn came of a time at which a schedule was due."""
 
     reason: Annotated[
-        Literal["missed", "paused", "previous_turn_unfinished", "queue_full"],
+        Literal[
+            "missed",
+            "paused",
+            "previous_turn_unfinished",
+            "queue_full",
+            "out_of_credits",
+            "monthly_cap_reached",
+        ],
         Field(description="For programs."),
     ]
     message: Annotated[str, Field(description="For people.")]

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from operator import attrgetter
 
+from handinger.budgets import accounts
+from handinger.errors import MonthlyCapReached, OutOfCredits
 from handinger.ids import OrganizationId, ScheduleId, TurnId, WorkerId
 from handinger.schedules import changing, records
 from handinger.schedules.clock import Clock, database_clock
@@ -26,10 +28,11 @@ logger = logging.getLogger(__name__)
 
 _BATCH = 100
 _AFTER_FAILURE = timedelta(minutes=1)
-# One that waits for room looks again after a part of the time that it has waited already.
+# One that waits, for room or for funds, looks again after a part of the time that it has waited.
 _WAITING_SHARE = 0.25
 _SHORTEST_WAIT_S = 1.0
-_LONGEST_WAIT_S = 60.0
+_LONGEST_WAIT_FOR_ROOM_S = 60.0
+_LONGEST_WAIT_FOR_FUNDS_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,8 @@ class Alarm:
             return
         unended = await _unended_turns(sql, schedules)
         waiting = await accept.count_waiting(sql, {one.worker_id for one in schedules})
-        outcomes = [self._outcome(one, now, unended, waiting) for one in schedules]
+        broke = await _broke(sql)
+        outcomes = [self._outcome(one, now, unended, waiting, broke) for one in schedules]
         await accept.append_all(sql, [outcome.turn for outcome in outcomes if outcome.turn])
         await _store(sql, outcomes)
 
@@ -135,11 +139,14 @@ class Alarm:
         now: datetime,
         unended: Collection[TurnId],
         waiting: Counter[WorkerId],
+        broke: Skip | None,
     ) -> _Outcome:
         following = schedule.following(max(now, schedule.next_run_at))
         skipped: Skip | None = None
         if following is not None and schedule.last_turn_id in unended:
             skipped = "previous_turn_unfinished"
+        elif broke is not None:
+            skipped = broke
         elif waiting[schedule.worker_id] >= self.settings.max_waiting_turns_per_worker:
             skipped = "queue_full"
         if skipped is not None:
@@ -174,6 +181,19 @@ async def reset(database: Database) -> None:
             "SELECT wake_at FROM schedules WHERE wake_at IS NOT NULL ORDER BY wake_at LIMIT 1"
         )
         await changing.set_alarm(sql, earliest)
+
+
+async def _broke(sql: TenantStatements) -> Skip | None:
+    """Why no turn of the organization may spend anything now, if none may."""
+    account = (await accounts.funds(sql)).account
+    try:
+        if account is not None:
+            account.require()
+    except MonthlyCapReached:
+        return "monthly_cap_reached"
+    except OutOfCredits:
+        return "out_of_credits"
+    return None
 
 
 async def _unended_turns(sql: TenantStatements, schedules: Sequence[Schedule]) -> set[TurnId]:
@@ -217,10 +237,11 @@ def _passed(
 
 
 def _waiting(schedule: Schedule, now: datetime, skipped: Skip) -> _Outcome:
-    """One that fires once waits for room. That it does is told once."""
+    """One that fires once waits for room or for funds. That it does is told once."""
     due = schedule.next_run_at
     share_s = (now - due).total_seconds() * _WAITING_SHARE
-    wait_s = min(max(share_s, _SHORTEST_WAIT_S), _LONGEST_WAIT_S)
+    longest_s = _LONGEST_WAIT_FOR_ROOM_S if skipped == "queue_full" else _LONGEST_WAIT_FOR_FUNDS_S
+    wait_s = min(max(share_s, _SHORTEST_WAIT_S), longest_s)
     is_first = schedule.wake_at == due
     later = replace(schedule, wake_at=now + timedelta(seconds=wait_s))
     return _Outcome(later, [Firing(due, now, None, skipped)] if is_first else [])

@@ -16,7 +16,14 @@ from handinger.storage.database import Database, TenantStatements
 
 Creator = Literal["api", "agent"]
 Status = Literal["active", "paused", "finished", "cancelled"]
-Skip = Literal["missed", "paused", "previous_turn_unfinished", "queue_full", "failed"]
+Skip = Literal[
+    "missed",
+    "paused",
+    "previous_turn_unfinished",
+    "queue_full",
+    "out_of_credits",
+    "monthly_cap_reached",
+]
 
 KEPT_FIRINGS = 50
 SHOWN_TIMES = 10
@@ -26,7 +33,8 @@ _WHY_SKIPPED = {
     "paused": "The schedule was paused.",
     "previous_turn_unfinished": "The turn of the firing before still ran or waited.",
     "queue_full": "As many turns waited for the worker as may.",
-    "failed": "The server could not fire it and tries again; its log says why.",
+    "out_of_credits": "The organization was out of credits.",
+    "monthly_cap_reached": "The organization had reached its cap for the month.",
 }
 
 
