@@ -141,6 +141,7 @@ class Settings(BaseSettings):
     budgets: dict[BudgetName, BudgetLimits] = Field(default_factory=lambda: dict(DEFAULT_BUDGETS))
     prices: dict[str, ModelRates] = Field(default_factory=dict[str, ModelRates])
     max_output_tokens: Annotated[int | None, Field(ge=256)] = None
+    image_input: bool | None = None
     usd_per_credit: Annotated[Decimal, Field(gt=0, le=1_000_000)] = Decimal("0.01")
     max_concurrent_turns: Annotated[int, Field(ge=1)] = 64
     max_concurrent_turns_per_organization: Annotated[int | None, Field(ge=1)] = None

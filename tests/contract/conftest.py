@@ -161,6 +161,7 @@ def narrow_api(new_server: StartServer, connect: Connect) -> Api:
             "HANDINGER_MAX_WORKSPACE_BYTES": "50000",
             "HANDINGER_MAX_WORKSPACE_FILES": "5",
             "HANDINGER_BLOB_GRACE_S": "1",
+            "HANDINGER_IMAGE_INPUT": "false",
             "HANDINGER_MODEL_RETRIES": "1",
             "HANDINGER_BUDGETS": '{"low": {"modelCalls": null, "seconds": 2}}',
         },

@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic_ai import RunContext, ToolFailed
+from pydantic_ai import RunContext, ToolFailed, ToolReturn
 from pydantic_ai import exceptions as ai_errors
 from pydantic_ai.capabilities.abstract import AbstractCapability, WrapToolExecuteHandler
 from pydantic_ai.messages import ModelRequest, ToolCallPart, ToolReturnPart, UserPromptPart
@@ -13,7 +13,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
 from handinger import files
-from handinger.agent import prompt
+from handinger.agent import pictures, prompt
 from handinger.agent.metering import Meter, shortened
 from handinger.agent.tools.context import ToolContext
 from handinger.agent.ui_events import plain
@@ -58,6 +58,7 @@ class Hooks(AbstractCapability[StepContext]):
             settings["max_tokens"] = plan.max_tokens
         tools = request_context.model_request_parameters.function_tools
         ctx.deps.meter.require(request_context.messages, tools)
+        request_context.messages = await pictures.shown(ctx, request_context.messages)
         if ctx.deps.concluding:
             settings["tool_choice"] = "none"
             note = ModelRequest(parts=[UserPromptPart(prompt.CONCLUDE)])
@@ -79,7 +80,7 @@ class Hooks(AbstractCapability[StepContext]):
         known = ctx.deps.results.get(key)
         if known is not None:
             if known.outcome == "success":
-                return known.content
+                return _result(known.content, known.metadata)
             raise ToolFailed(known.model_response_str(wrap_if_error=False))
         refusal = ctx.deps.meter.refusal(call)
         if refusal is not None:
@@ -87,7 +88,10 @@ class Hooks(AbstractCapability[StepContext]):
         if key in ctx.deps.interrupted and not (tool_def.metadata or {}).get("idempotent"):
             raise ToolFailed(_OUTCOME_UNKNOWN)
         try:
-            return plain(await handler(args))
+            value = await handler(args)
+            if isinstance(value, ToolReturn):
+                return _result(plain(value.return_value), value.metadata)
+            return plain(value)
         except files.FileError as error:
             raise ToolFailed(str(error)) from error
         except (
@@ -100,3 +104,7 @@ class Hooks(AbstractCapability[StepContext]):
         except Exception as error:
             logger.exception("The tool %s failed", call.tool_name)
             raise ToolFailed(f"The tool failed: {type(error).__name__}: {error}") from error
+
+
+def _result(content: Any, metadata: Any) -> Any:
+    return content if metadata is None else ToolReturn(content, metadata=metadata)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import cast
 
 from pydantic_ai.messages import (
     BinaryContent,
@@ -29,7 +30,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.tools import ToolDefinition
 
 from handinger import prices
-from handinger.agent import prompt
+from handinger.agent import pictures, prompt
 from handinger.agent.tools.context import ToolPrice
 from handinger.budgets import Allowance, Reservation, Reserve, Spending
 from handinger.prices import Price
@@ -140,8 +141,8 @@ def _part_bytes(part: object) -> int:
         case ToolCallPart():
             return _bytes(part.args_as_json_str()) + _bytes(part.tool_name + part.tool_call_id)
         case ToolReturnPart():
-            text = part.model_response_str(wrap_if_error=False)
-            return _bytes(text) + _bytes(part.tool_name + part.tool_call_id)
+            result = cast(ToolReturnPart, part)
+            return _result_bytes(result) + _bytes(part.tool_name + part.tool_call_id)
         case RetryFeedbackPart():
             return _bytes(part.model_response())
         case SystemPromptPart():
@@ -154,6 +155,12 @@ def _part_bytes(part: object) -> int:
             return _MEDIA_TOKENS
         case _:
             return _bytes(repr(part))  # It says all that is in it.
+
+
+def _result_bytes(part: ToolReturnPart) -> int:
+    """Of what a tool answered, with the picture that may be shown with it."""
+    picture = _IMAGE_TOKENS if pictures.shows(part) else 0
+    return _bytes(part.model_response_str(wrap_if_error=False)) + picture
 
 
 def _item_bytes(item: object) -> int:
@@ -336,7 +343,7 @@ class Meter:
         if price is None or not isinstance(last, ModelRequest):
             return None
         results = [part for part in last.parts if isinstance(part, ToolReturnPart)]
-        size = sum(_bytes(part.model_response_str(wrap_if_error=False)) for part in results)
+        size = sum(_result_bytes(part) for part in results)
         room = price.worst_case(bound).affordable_input(left_nano, _LEAST_ANSWER)
         if room is None or room < 0:
             return None
@@ -450,7 +457,10 @@ def _arguments(call: ToolCallPart) -> Mapping[str, object]:
 
 
 def shortened(messages: Sequence[ModelMessage], results_bytes: int) -> list[ModelMessage]:
-    """The same messages, with the last results cut to so many bytes, shared fairly."""
+    """The same messages, with the last results cut to so many bytes, shared fairly.
+
+    Their pictures are left out.
+    """
     *earlier, last = messages
     parts = list(last.parts)
     results = [part for part in parts if isinstance(part, ToolReturnPart)]
@@ -460,8 +470,8 @@ def shortened(messages: Sequence[ModelMessage], results_bytes: int) -> list[Mode
     for number, part in enumerate(by_size):
         content = part.model_response_str(wrap_if_error=False).encode(errors="replace")
         share = rest // (len(results) - number)
-        if len(content) > share:
+        if len(content) > share or pictures.shows(part):
             text = content[:share].decode(errors="ignore") + _CUT
-            cut[id(part)] = replace(part, content=text)
+            cut[id(part)] = replace(part, content=text, metadata=None)
         rest -= min(len(content), share)
     return [*earlier, replace(last, parts=[cut.get(id(part), part) for part in parts])]

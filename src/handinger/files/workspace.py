@@ -50,7 +50,11 @@ class Workspace:
 
     async def read(self, file: File) -> bytes:
         """The bytes of a file."""
-        return await self._blobs.read(self.worker_id, file.sha256)
+        return await self.load(file.sha256)
+
+    async def load(self, sha256: str) -> bytes:
+        """Bytes that a file has, or had. Raises FileNotFoundError if they were removed."""
+        return await self._blobs.read(self.worker_id, sha256)
 
     async def list(self, folder: str = ".") -> list[File]:
         """Every file under a folder, or that a pattern means, by path.

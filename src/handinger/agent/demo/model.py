@@ -53,7 +53,8 @@ class DemoModel(Model):
     def __init__(self, *, pace_s: float = 0.01, settings: ModelSettings | None = None) -> None:
         # Mid-conversation system prompts stay apart from what the person said.
         super().__init__(
-            settings=settings, profile=ModelProfile(supports_inline_system_prompts=True)
+            settings=settings,
+            profile=ModelProfile(supports_inline_system_prompts=True, supports_image_input=False),
         )
         self._pace_s = pace_s
 

@@ -3,9 +3,9 @@
 from typing import Annotated
 
 from pydantic import Field
-from pydantic_ai import RunContext, Tool
+from pydantic_ai import RunContext, Tool, ToolReturn
 
-from handinger.agent import taint
+from handinger.agent import pictures, taint
 from handinger.agent.tools.context import IDEMPOTENT, ToolContext, effects
 from handinger.files import Change, File
 
@@ -31,13 +31,18 @@ async def read_file(
     path: str,
     offset: Annotated[int, Field(ge=0)] = 0,
     limit: Annotated[int, Field(ge=1, le=_MAX_CHARACTERS)] = _MAX_CHARACTERS,
-) -> str:
+) -> str | ToolReturn:
     """Read a file: up to `limit` characters from the character `offset` on.
 
-    Of a file that is no text you get bytes in hexadecimal; `offset` and `limit` count bytes then.
+    A picture (PNG, JPEG, GIF or WebP) is shown to you, if you can see. Of another file that is no
+    text you get bytes in hexadecimal; `offset` and `limit` count bytes then.
     """
     file = await ctx.deps.workspace.find(path)
     content = await ctx.deps.workspace.read(file)
+    kind = pictures.media_type(content)
+    if kind is not None and (offset, limit) == (0, _MAX_CHARACTERS):
+        await taint.shown(ctx, file, "")
+        return pictures.result(ctx, file, kind)
     try:
         text = content.decode()
     except UnicodeDecodeError:

@@ -1,0 +1,120 @@
+"""Pictures: shown to models that can see, told to others, and not kept in the conversation."""
+
+import base64
+import struct
+import zlib
+from typing import Any
+
+import psycopg
+import pytest
+from pydantic_ai.messages import ModelRequest, ToolReturnPart
+
+from handinger.agent import metering, pictures
+from tests.contract.wire import worker_in
+from tests.contract.world import Api, Scripts
+from tests.support.model_server import Step, ToolCall
+
+
+def png(width: int = 2, height: int = 2, *, padding: int = 0) -> bytes:
+    """A whole picture, with a comment of so many bytes."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + check
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + b"\x80\x40\x20" * width) * height)
+    comment = chunk(b"tEXt", b"c\0" + b"x" * padding) if padding else b""
+    parts = chunk(b"IHDR", head) + comment + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+PICTURE = png()
+IN_REQUEST = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
+
+
+def sent(content: bytes = PICTURE, name: str = "chart.png") -> dict[str, Any]:
+    return {"filename": name, "data": base64.b64encode(content).decode()}
+
+
+def read(name: str = "chart.png", **more: Any) -> Step:
+    return Step(tool_calls=[ToolCall("read_file", {"path": f"inbox/{name}", **more})])
+
+
+def images_in(request: Any) -> list[str]:
+    """The pictures of one request to the model."""
+    return [
+        item["image_url"]["url"]
+        for message in request.body["messages"]
+        if isinstance(message["content"], list)
+        for item in message["content"]
+        if item["type"] == "image_url"
+    ]
+
+
+def test_the_model_is_shown_a_picture(api: Api, scripts: Scripts, database: psycopg.Connection):
+    scripted = scripts(read(), read("pretends.csv"), Step(text="a chart"))
+    worker = worker_in(api.create(scripted, files=[sent(), sent(name="pretends.csv")]))
+    assert [images_in(request) for request in scripted.requests] == [
+        [],
+        [IN_REQUEST],
+        [IN_REQUEST, IN_REQUEST],
+    ]
+    told = [part for part in worker["messages"][1]["parts"] if part["type"] == "tool-read_file"]
+    assert told[0]["output"] == (
+        f"inbox/chart.png is a picture (image/png, {len(PICTURE)} bytes); it is shown with this "
+        "result."
+    )
+    stored = database.execute(
+        "SELECT string_agg(payload::text, '') FROM messages WHERE worker_id = %s", [worker["id"]]
+    ).fetchone()
+    assert stored is not None
+    assert base64.b64encode(PICTURE).decode()[:40] not in stored[0]
+    again = scripts(Step(text="still a chart"))
+    worker_in(api.go_on(worker["id"], again))
+    assert images_in(again.requests[0]) == []
+
+
+def test_what_is_not_shown_is_told(api: Api, scripts: Scripts):
+    large = png(padding=pictures.MAX_BYTES)
+    scripted = scripts(read("large.png"), read("large.png", limit=4), Step(text="x"))
+    worker = worker_in(api.create(scripted, files=[sent(large, "large.png")]))
+    assert not any(images_in(request) for request in scripted.requests)
+    told = [part for part in worker["messages"][1]["parts"] if part["type"] == "tool-read_file"]
+    assert "too large to be shown" in told[0]["output"]
+    assert "89 50 4e 47" in told[1]["output"]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"\xff\xd8\xff\xe0", "image/jpeg"),
+        (b"GIF89a", "image/gif"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "image/webp"),
+        (b"RIFF\0\0\0\0WAVEfmt ", None),
+        (b"<svg/>", None),
+        (b"", None),
+    ],
+)
+def test_a_picture_is_known_by_its_content(content: bytes, kind: str | None):
+    assert pictures.media_type(content) == kind
+
+
+def test_a_model_that_cannot_see_is_told(narrow_api: Api, scripts: Scripts):
+    scripted = scripts(read(), Step(text="x"))
+    worker = worker_in(narrow_api.create(scripted, files=[sent()]))
+    assert not any(images_in(request) for request in scripted.requests)
+    (told,) = (part for part in worker["messages"][1]["parts"] if part["type"] == "tool-read_file")
+    assert "You cannot see pictures" in told["output"]
+
+
+def test_a_picture_counts_in_what_is_reserved_and_goes_first_when_money_is_short():
+    named = {"picture": {"sha256": "0" * 64, "mediaType": "image/png", "turn": "trn_1"}}
+    part = ToolReturnPart("read_file", "A picture.", tool_call_id="a", metadata=named)
+    request = ModelRequest(parts=[part])
+    assert metering.content_bytes(request) > 50_000
+    (cut,) = metering.shortened([request], 1_000)
+    (left,) = cut.parts
+    assert isinstance(left, ToolReturnPart)
+    assert not pictures.shows(left)
+    assert "cut off here" in str(left.content)
