@@ -12,6 +12,7 @@ from benchmarks import (
     latency,
     memory,
     report,
+    schedules,
     sdk,
     start,
     streaming,
@@ -28,6 +29,7 @@ PARTS: Mapping[str, Callable[[Stage], Part]] = {
     "conversation": conversation.run,
     "commands": commands.run,
     "memory": memory.run,
+    "schedules": schedules.run,
     "start": start.run,
     "sdk": sdk.run,
 }
