@@ -68,3 +68,14 @@ def test_sums_agree_with_their_parts(one: Spending, other: Spending) -> None:
     assert usage["totalTokens"] == usage["inputTokens"] + usage["outputTokens"]
     credits = both.credits(10_000_000)
     assert credits * 10_000_000 >= both.cost_nano > (credits - 1) * 10_000_000
+
+
+def test_a_credit_is_worth_what_the_setting_says_and_is_never_split(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cent = settings.load().nano_per_credit
+    assert Spending(model_cost_nano=10_000_001).credits(cent) == 2
+    monkeypatch.setenv("HANDINGER_USD_PER_CREDIT", "0.5")
+    half_a_dollar = settings.load().nano_per_credit
+    told = [Spending(tool_cost_nano=nano).credits(half_a_dollar) for nano in (0, 1, 500_000_001)]
+    assert told == [0, 1, 2]

@@ -248,7 +248,8 @@ async def append_all(sql: TenantStatements, turns: Sequence[NewTurn]) -> None:
 async def _require_funds(sql: TenantStatements, settings: Settings, turn: NewTurn) -> None:
     """That the turn may spend something. Raises OutOfCredits, MonthlyCapReached, PriceUnknown.
 
-    Whoever asks over HTTP is told at once; a turn that starts by itself says it in its `error`.
+    Whoever asks over HTTP is told at once. A schedule looks before it fires; the turn of a mail
+    says it in its `error`.
     """
     if turn.instruction.source != "api":
         return
