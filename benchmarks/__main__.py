@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from benchmarks import (
     commands,
     conversation,
+    files,
     first_delta,
     latency,
     memory,
@@ -28,6 +29,7 @@ PARTS: Mapping[str, Callable[[Stage], Part]] = {
     "first_delta": first_delta.run,
     "conversation": conversation.run,
     "commands": commands.run,
+    "files": files.run,
     "memory": memory.run,
     "schedules": schedules.run,
     "start": start.run,

@@ -4,6 +4,8 @@ The agent has no tools and no instructions: what ours has more is ours to pay fo
 """
 
 import json
+import socketserver
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -47,6 +49,23 @@ class Bare:
         self.url = url
         provider = OpenAIProvider(base_url=url, api_key="sk-scripted-0000000000")
         self.agent = Agent(OpenAIChatModel("scripted", provider=provider))
+
+    async def serve_file(self, path: str, size: int) -> str:
+        """Serve one file with sendfile from now on, as nginx does; the URL of it."""
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode()
+
+        class Answer(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                while line := self.rfile.readline():
+                    if line == b"\r\n":
+                        self.connection.sendall(head)
+                        with open(path, "rb") as file:
+                            self.connection.sendfile(file)
+
+        static = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer)
+        static.daemon_threads = True
+        threading.Thread(target=static.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{static.server_address[1]}"
 
     async def agent_turns(self, prompt: str, expected: str, count: int) -> list[Turn]:
         """`agent.run`, so many times."""
@@ -166,6 +185,7 @@ if __name__ == "__main__":
             function.__name__: function
             for function in (
                 bare.connect,
+                bare.serve_file,
                 bare.agent_turns,
                 bare.agent_conversation,
                 bare.agent_streams,

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from benchmarks.aside import answer_calls
@@ -106,6 +106,23 @@ class Client:
         await connection.close()
         return reads
 
+    async def file_reads(self, size: int, count: int) -> list[Turn]:
+        """So many reads of the largest file that the latest worker published."""
+        connection = await Connection.open(self.url)
+        listed = [piece async for piece in connection.stream("/api/workers", headers=self.headers)]
+        (worker, *_) = json.loads(b"".join(listed))["workers"]
+        path = f"/api/workers/{worker['id']}/files/published.bin"
+        reads = [await _read_file(connection, path, self.headers, size) for _ in range(count)]
+        await connection.close()
+        return reads
+
+    async def static_reads(self, url: str, size: int, count: int) -> list[Turn]:
+        """The same of a server that serves one file."""
+        connection = await Connection.open(url)
+        reads = [await _read_file(connection, "/", {}, size) for _ in range(count)]
+        await connection.close()
+        return reads
+
     async def open_streams(self, worker_ids: list[str]) -> None:
         """Read each of these workers' streams; returns once every one has begun."""
         begun = [asyncio.Event() for _ in worker_ids]
@@ -157,6 +174,15 @@ def _events(told: bytes) -> Iterator[dict[str, str]]:
             yield json.loads(line.removeprefix("data: "))
 
 
+async def _read_file(
+    connection: Connection, path: str, headers: Mapping[str, str], size: int
+) -> Turn:
+    sent_at, got = time.monotonic(), 0
+    async for piece in connection.stream(path, headers=headers):
+        got += len(piece)
+    return Turn(sent_at, time.monotonic(), is_right=got >= size)
+
+
 if __name__ == "__main__":
     client = Client()
     answer_calls(
@@ -169,6 +195,8 @@ if __name__ == "__main__":
                 client.conversation,
                 client.accepted,
                 client.reads,
+                client.file_reads,
+                client.static_reads,
                 client.open_streams,
                 client.finish_streams,
             )
