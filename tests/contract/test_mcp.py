@@ -1,22 +1,18 @@
 """Tools of MCP servers, as an organization's workers get them; real servers over HTTP and stdio."""
 
-import asyncio
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from handinger import keys, mcp_servers
-from handinger.settings import Settings
-from handinger.storage.database import open_database
-from handinger.storage.sealing import open_sealer
 from tests.contract.conftest import Connect, StartServer
 from tests.contract.wire import Json, worker_in
 from tests.contract.world import Api, Scripts
+from tests.support.mcp_configuration import configure
 from tests.support.mcp_server import LONG, PIXEL, HttpMcpServer
 from tests.support.model_server import Step, ToolCall
 from tests.support.server import HandingerServer, free_port
@@ -56,38 +52,6 @@ def mcp_server(new_server: StartServer, remote: HttpMcpServer) -> HandingerServe
 @pytest.fixture(scope="module")
 def mcp(mcp_server: HandingerServer, connect: Connect) -> Api:
     return connect(mcp_server, mcp_server.key)
-
-
-def configure(
-    server: HandingerServer,
-    name: str,
-    target: str,
-    *,
-    headers: Mapping[str, str] | None = None,
-    environment: Mapping[str, str] | None = None,
-    may_write: list[str] | None = None,
-) -> None:
-    async def add() -> None:
-        settings = Settings.model_validate(
-            {
-                "data_dir": server.data_dir,
-                "database_url": server.environment["HANDINGER_DATABASE_URL"],
-            }
-        )
-        connection = mcp_servers.read_connection(
-            target, headers=headers or {}, environment=environment or {}
-        )
-        async with open_database(settings) as database:
-            await mcp_servers.add(
-                database,
-                open_sealer(settings),
-                (await keys.first_organization(database)).id,
-                name,
-                connection=connection,
-                may_write=may_write or [],
-            )
-
-    asyncio.run(add())
 
 
 def call(api: Api, scripts: Scripts, *calls: tuple[str, Json]) -> list[Json]:
