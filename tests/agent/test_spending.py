@@ -25,6 +25,7 @@ from handinger.agent.metering import Metering, content_bytes
 from handinger.agent.runner import Runner
 from handinger.agent.tools.context import ToolContext, ToolPrice, effects, reserved_nano
 from handinger.budgets import Spending
+from handinger.errors import PriceUnknown
 from handinger.ids import WorkerId
 from handinger.live import Hub
 from handinger.settings import BudgetName, Settings
@@ -32,7 +33,7 @@ from handinger.storage.blobs import open_blobs
 from handinger.storage.database import Database, open_database
 from handinger.storage.embedded import EmbeddedPostgres
 from handinger.turns import accept, reading
-from handinger.turns.accept import Instruction, NewTurn
+from handinger.turns.accept import Instruction, NewTurn, Source
 
 pytestmark = pytest.mark.anyio
 
@@ -106,11 +107,16 @@ class Stage:
         return ModelResponse(parts=parts, usage=usage)
 
     async def run(
-        self, budget: BudgetName = "low", *, input: str = "Work.", worker: WorkerId | None = None
+        self,
+        budget: BudgetName = "low",
+        *,
+        input: str = "Work.",
+        worker: WorkerId | None = None,
+        source: Source = "api",
     ) -> dict[str, Any]:
         """One turn, from its acceptance to its end; its row."""
         organization = await keys.first_organization(self.database)
-        instruction = Instruction(input=input, budget=budget, source="api")
+        instruction = Instruction(input=input, budget=budget, source=source)
         turn = NewTurn.of(worker or WorkerId(ids.new("wrk")), instruction)
         if worker is None:
             await accept.create_worker(
@@ -253,7 +259,10 @@ async def test_a_capped_budget_needs_a_price(postgres: EmbeddedPostgres, tmp_pat
     async with stage(
         postgres, tmp_path, lambda _: Answer("Done."), model="no:price", prices={}
     ) as here:
-        capped, uncapped = await here.run("low"), await here.run("unlimited")
+        with pytest.raises(PriceUnknown, match="HANDINGER_PRICES"):
+            await here.run("low")  # over HTTP
+        capped = await here.run("low", source="schedule")
+        uncapped = await here.run("unlimited")
     assert capped["error"]["code"] == "budget_too_small"
     assert "HANDINGER_PRICES" in capped["error"]["message"]
     assert (uncapped["error"], uncapped["cost_nano"], uncapped["steps"]) == (None, 0, 1)

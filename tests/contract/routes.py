@@ -21,6 +21,7 @@ COLLECTIONS = {
     ("GET", "/api/email-settings"),
     ("PUT", "/api/email-settings"),
     ("GET", "/api/budgets"),
+    ("GET", "/api/usage"),
 }
 # These need no key. What hands in a mail is signed instead, see tests/email.
 OPEN = {

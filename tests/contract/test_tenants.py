@@ -143,8 +143,9 @@ def test_lists_tell_of_the_callers_own_workers_only(api: Api, other: Api, foreig
 
 
 def test_a_cursor_of_another_organization_shows_nothing_of_it(
-    api: Api, other: Api, foreign: Foreign
+    api: Api, other: Api, foreign: Foreign, scripts: Scripts
 ):
+    worker_in(api.create(scripts(Step(text="One more, so that there is a next page."))))
     cursor = workers_in(api.client.get("/api/workers", params={"limit": 1}))["nextCursor"]
     assert cursor
     page = workers_in(other.client.get("/api/workers", params={"cursor": cursor}))
@@ -178,6 +179,8 @@ def _everything(foreign: Foreign) -> list[Json]:
     worker = foreign.owner.worker(foreign.worker_id)
     worker["usage"]["durationMs"] = 0
     turns = turns_in(foreign.owner.client.get(f"/api/workers/{foreign.worker_id}/turns"))["turns"]
+    for turn in turns:
+        turn["usage"]["durationMs"] = 0
     file = foreign.owner.client.get(f"/api/workers/{foreign.worker_id}/files/secret.txt")
     assert file.text == "secret"
     schedule = f"/api/workers/{foreign.worker_id}/schedules/{foreign.schedule_id}"

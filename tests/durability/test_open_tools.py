@@ -160,7 +160,7 @@ async def begin(
 ) -> Turn:
     """Accept a turn, which two processes may execute."""
     organization = await keys.first_organization(database)
-    instruction = Instruction(input="Deal with the parcels.", budget="standard", source="api")
+    instruction = Instruction(input="Deal with the parcels.", budget="unlimited", source="api")
     turn = NewTurn.of(WorkerId(ids.new("wrk")), instruction)
     await accept.create_worker(database, configured, organization.id, turn, metadata={})
 

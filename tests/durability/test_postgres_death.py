@@ -209,7 +209,7 @@ def test_connections_that_somebody_ends_cost_at_most_another_try(given: Given) -
         assert future.result(timeout=30).status_code == 200
     wait_for(
         lambda: given.observer.value(
-            "SELECT count(*) >= 8 FROM pg_stat_activity WHERE backend_type = 'client backend'"
+            "SELECT count(*) >= 4 FROM pg_stat_activity WHERE backend_type = 'client backend'"
             " AND state = 'idle' AND state_change < now() - interval '2.1 s'"
         ),
         "many connections to rest",

@@ -162,7 +162,7 @@ def test_one_mail_is_for_one_organization_at_a_time(world: World):
             assert refused[other_address][0] == 452
             assert client.sendmail(ADA, [other_address], raw) == {}
         assert world.inputs(worker_id) == ["For both."]
-        (email,) = world.emails(worker_id)
+        (email,) = world.emails(worker_id, "in")
         for owner in (worker_id, other_id):
             foreign = other.get(f"/api/workers/{owner}/emails/{email['id']}")
             assert foreign.status_code == 404

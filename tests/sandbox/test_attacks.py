@@ -115,7 +115,7 @@ async def test_another_workers_files_cannot_be_reached(sandboxes: Sandboxes):
     await other.shell(f"echo {SECRET} > diary.txt; sleep 1000 &")
     said = await told(
         mine,
-        f"cat {other.workspace}/diary.txt ../../{other.name}/workspace/diary.txt;"
+        f"cat {other.workspace}/diary.txt ../../{other.name}/{other.workspace.name}/diary.txt;"
         f" find / -name diary.txt 2>/dev/null; cat /proc/*/cwd/diary.txt; ps ax || ls /proc",
     )
     assert SECRET not in said
