@@ -34,7 +34,7 @@ def mcp_server(new_server: StartServer, remote: HttpMcpServer) -> HandingerServe
     server = new_server(
         "mcp",
         {
-            "HANDINGER_MCP_CALL_TIMEOUT_S": "5",
+            "HANDINGER_MCP_CALL_TIMEOUT_S": "3",
             "HANDINGER_MCP_CONNECT_TIMEOUT_S": "60",
             "HANDINGER_SECRET_OF_OURS": "never told",
         },
@@ -109,7 +109,7 @@ def test_other_organizations_have_none_of_them(api: Api, scripts: Scripts):
     [
         ("remote_fail", {"reason": "no luck"}, "no luck"),
         ("remote_echo", {"wrong": 1}, "text"),
-        ("remote_slow", {}, "did not answer within 5 s"),
+        ("remote_slow", {}, "did not answer within 3 s"),
         ("local_die", {}, "outcome is unknown"),
     ],
 )

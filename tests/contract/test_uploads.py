@@ -261,46 +261,46 @@ def test_files_of_a_cancelled_waiting_turn_never_come(
 # Names
 
 
-@pytest.mark.parametrize(
-    ("sent", "kept"),
-    [
-        ("../../etc/passwd", "passwd"),
-        ("/etc/passwd", "passwd"),
-        ("..", "file"),
-        (".", "file"),
-        ("...", "file"),
-        ("C:\\\\Users\\\\me\\\\report.doc", "report.doc"),
-        ("..%2f..%2fx.txt", "..%2f..%2fx.txt"),
-        ("a\x00b.txt", "ab.txt"),
-        ("a\x1b[31m\x7f.txt", "a[31m.txt"),
-        ("invoice\u202efdp.exe", "invoicefdp.exe"),
-        ("zero\u200bwidth\ufeff.txt", "zerowidth.txt"),
-        ("line\u2028break.txt", "line break.txt"),
-        ("-rf", "_-rf"),
-        ("~root", "_~root"),
-        (".bashrc", ".bashrc"),
-        ("con", "con_"),
-        ("NUL.txt", "NUL_.txt"),
-        ("a<b>c|d?e*f:g.txt", "a_b_c_d_e_f_g.txt"),
-        ("  spaces  in  .txt ", "spaces in .txt"),
-        ("trailing. . .", "trailing"),
-        ("u\u0308n\u0131 😀 名前.txt", "\u00fcn\u0131 😀 名前.txt"),
-        ("x" * 300 + ".csv", "x" * 196 + ".csv"),
-        ("é" * 300 + ".tar.gz", "é" * 98 + ".gz"),
-        ("$(touch x);`id`.sh", "$(touch x);`id`.sh"),
-    ],
-)
-def test_names_are_made_safe(
-    api: Api, scripts: Scripts, database: psycopg.Connection, sent: str, kept: str
-):
+NAMES = [
+    ("../../etc/passwd", "passwd"),
+    ("/etc/passwd", "passwd-2"),
+    ("..", "file"),
+    (".", "file-2"),
+    ("...", "file-3"),
+    ("C:\\\\Users\\\\me\\\\report.doc", "report.doc"),
+    ("..%2f..%2fx.txt", "..%2f..%2fx.txt"),
+    ("a\x00b.txt", "ab.txt"),
+    ("a\x1b[31m\x7f.txt", "a[31m.txt"),
+    ("invoice\u202efdp.exe", "invoicefdp.exe"),
+    ("zero\u200bwidth\ufeff.txt", "zerowidth.txt"),
+    ("line\u2028break.txt", "line break.txt"),
+    ("-rf", "_-rf"),
+    ("~root", "_~root"),
+    (".bashrc", ".bashrc"),
+    ("con", "con_"),
+    ("NUL.txt", "NUL_.txt"),
+    ("a<b>c|d?e*f:g.txt", "a_b_c_d_e_f_g.txt"),
+    ("  spaces  in  .txt ", "spaces in .txt"),
+    ("trailing. . .", "trailing"),
+    ("u\u0308n\u0131 😀 名前.txt", "\u00fcn\u0131 😀 名前.txt"),
+    ("x" * 300 + ".csv", "x" * 196 + ".csv"),
+    ("é" * 300 + ".tar.gz", "é" * 98 + ".gz"),
+    ("$(touch x);`id`.sh", "$(touch x);`id`.sh"),
+]
+
+
+def test_names_are_made_safe(api: Api, scripts: Scripts, database: psycopg.Connection):
     """They can be read back, lie in the inbox and nowhere else, and look like what they are."""
-    file = {"filename": sent, "data": base64.b64encode(CSV).decode()}
-    by_json = worker_in(api.create(scripts(Step(text="x")), files=[file]))
-    assert inbox_of(database, by_json) == [f"inbox/{kept}"]
-    url = by_json["messages"][0]["parts"][1]["url"]
-    assert api.client.get(url).content == CSV
-    if not any(character in sent for character in "\x00\x1b"):
-        assert inbox_of(database, upload(api, sent, scripts=scripts)) == [f"inbox/{kept}"]
+    data = base64.b64encode(CSV).decode()
+    files = [{"filename": sent, "data": data} for sent, _ in NAMES]
+    by_json = worker_in(api.create(scripts(Step(text="x")), files=files))
+    parts = by_json["messages"][0]["parts"][1:]
+    assert [part["filename"] for part in parts] == [kept for _, kept in NAMES]
+    assert set(inbox_of(database, by_json)) == {f"inbox/{kept}" for _, kept in NAMES}
+    assert {api.client.get(part["url"]).content for part in parts} == {CSV}
+    told = [(sent, kept) for sent, kept in NAMES if "\x00" not in sent and "\x1b" not in sent]
+    by_form = upload(api, *(sent for sent, _ in told), scripts=scripts)
+    assert set(inbox_of(database, by_form)) == {f"inbox/{kept}" for _, kept in told}
 
 
 def test_names_that_are_none_become_one(api: Api, scripts: Scripts, database: psycopg.Connection):
