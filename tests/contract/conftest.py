@@ -4,6 +4,7 @@ Servers with other settings share that PostgreSQL, each with a database of its o
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -76,9 +77,12 @@ def new_server(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[StartServer]:
     """Starts a server with settings of its own, on a database of its own."""
+    numbers = itertools.count()
     with ExitStack() as stack:
 
         def start(name: str, environment: Mapping[str, str]) -> HandingerServer:
+            # A module whose parameters contain `::` may be told apart by xdist, and ask twice.
+            name = f"{name}_{next(numbers)}"
             database.execute(f"CREATE DATABASE {name}".encode())
             url = urlsplit(postgres_url)._replace(path=f"/{name}").geturl()
             server = HandingerServer(

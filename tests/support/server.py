@@ -15,7 +15,7 @@ import httpx2
 
 from tests.support import preloaded
 
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 25.0
 
 
