@@ -6,7 +6,6 @@ from concurrent.futures import wait
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -58,7 +57,7 @@ class Office:
 
 
 @pytest.fixture(scope="module")
-def office(new_server: StartServer, connect: Connect, postgres_url: str) -> Office:
+def office(new_server: StartServer, connect: Connect) -> Office:
     """Of a server where a call of 10,000 tokens each way costs 0.02 USD, two credits."""
     server = new_server(
         "office",
@@ -67,7 +66,7 @@ def office(new_server: StartServer, connect: Connect, postgres_url: str) -> Offi
             "HANDINGER_MAX_OUTPUT_TOKENS": "2000",
         },
     )
-    url = urlsplit(postgres_url)._replace(path="/office").geturl()
+    url = server.environment["HANDINGER_DATABASE_URL"]
     configured = Settings.model_validate({"data_dir": server.data_dir, "database_url": url})
     return Office(url, configured, lambda key: connect(server, key))
 

@@ -1,7 +1,5 @@
 """Costs over HTTP: exact, capped, and the same in every answer (1.1, 1.3)."""
 
-from urllib.parse import urlsplit
-
 import psycopg
 import pytest
 
@@ -10,6 +8,7 @@ from tests.contract.wire import worker_in
 from tests.contract.world import Api, Scripts
 from tests.support.ledger import CHECKS
 from tests.support.model_server import HangUpAfterChunks, HttpError, Stall, Step, ToolCall, Usage
+from tests.support.server import HandingerServer
 
 LIST = ToolCall("list_files", {})
 PRICES = '{"*": {"input": 3, "output": 15, "cacheRead": 0.3}}'
@@ -17,16 +16,20 @@ NANO = 10**9
 
 
 @pytest.fixture(scope="module")
-def paid_api(new_server: StartServer, connect: Connect) -> Api:
-    """Of a server whose model has a price."""
-    server = new_server(
+def paid_server(new_server: StartServer) -> HandingerServer:
+    """Whose model has a price."""
+    return new_server(
         "paid",
         {
             "HANDINGER_PRICES": PRICES,
             "HANDINGER_BUDGETS": '{"standard": {"modelCalls": null}, "low": {"usd": 0.1}}',
         },
     )
-    return connect(server, server.key)
+
+
+@pytest.fixture(scope="module")
+def paid_api(paid_server: HandingerServer, connect: Connect) -> Api:
+    return connect(paid_server, paid_server.key)
 
 
 def _usage(prompt: int, answer: int, *, cached: int = 0, reasoning: int = 0) -> Usage:
@@ -114,10 +117,12 @@ def test_a_call_that_is_cancelled_is_paid_in_full(paid_api: Api, scripts: Script
     assert 0 < worker["usage"]["costUsd"] <= 0.5
 
 
-def test_all_sums_agree_with_the_ledger(paid_api: Api, scripts: Scripts, postgres_url: str):
+def test_all_sums_agree_with_the_ledger(
+    paid_api: Api, paid_server: HandingerServer, scripts: Scripts
+):
     """Of everything that the tests here have done."""
     worker_in(paid_api.create(scripts(Step(text="x", usage=_usage(10, 10)))))
-    url = urlsplit(postgres_url)._replace(path="/paid").geturl()
+    url = paid_server.environment["HANDINGER_DATABASE_URL"]
     with psycopg.connect(url, autocommit=True) as mine:
         assert mine.execute("SELECT 1 FROM ledger WHERE cost_nano = 180000").fetchone()
         for what, query in CHECKS.items():
