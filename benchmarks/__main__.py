@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 
 from benchmarks import (
@@ -50,11 +52,18 @@ def main() -> None:
         parts = [_run(name, stage) for name in PARTS if name in (options.parts or PARTS)]
     print(report.summary(parts))
     print(f"\nWritten to {report.write_json(parts)}")
+    if failed := [part.name for part in parts if part.failure]:
+        sys.exit(f"Failed: {', '.join(failed)}")
 
 
 def _run(name: str, stage: Stage) -> Part:
+    """One part. If it fails, that is its result, and the others are run all the same."""
     began, load_before = time.monotonic(), os.getloadavg()[0]
-    part = PARTS[name](stage)
+    try:
+        part = PARTS[name](stage)
+    except Exception as error:
+        traceback.print_exc()
+        part = Part(name, "failed", failure=f"{type(error).__name__}: {error}")
     part.took_s = time.monotonic() - began
     part.load_average = (load_before, os.getloadavg()[0])
     print(part.markdown(), end="\n\n", flush=True)

@@ -36,14 +36,20 @@ class Client:
         self.headers = {"authorization": f"Bearer {key}"}
 
     async def turns(
-        self, prompt: str, expected: str, count: int, concurrency: int = 1
+        self,
+        prompt: str,
+        expected: str,
+        count: int,
+        concurrency: int = 1,
+        budget: str = "standard",
     ) -> list[Turn]:
         """So many new workers, each with one turn; so many at a time."""
         left = iter(range(count))
+        body = {"input": prompt, "budget": budget}
 
         async def caller() -> list[Turn]:
             connection = await Connection.open(self.url)
-            told = [await self._turn(connection, prompt, expected) for _ in left]
+            told = [await self._turn(connection, body, expected) for _ in left]
             await connection.close()
             return told
 
@@ -136,9 +142,9 @@ class Client:
         self.reading.clear()
         return sum(b'"type":"finish"' in stream for stream in told)
 
-    async def _turn(self, connection: Connection, prompt: str, expected: str) -> Turn:
+    async def _turn(self, connection: Connection, body: Mapping[str, str], expected: str) -> Turn:
         sent_at = time.monotonic()
-        answer = await connection.post("/api/workers", {"input": prompt}, headers=self.headers)
+        answer = await connection.post("/api/workers", body, headers=self.headers)
         ended_at = time.monotonic()
         worker = json.loads(answer)
         is_right = worker["status"] == "completed" and worker["output_text"] == expected

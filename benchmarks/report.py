@@ -93,15 +93,18 @@ class Part:
     title: str
     rows: list[Row] = field(default_factory=list[Row])
     notes: list[str] = field(default_factory=list[str])
+    failure: str | None = None  # what ended it early; then it has no rows
     took_s: float = 0.0
     load_average: tuple[float, float] = (0.0, 0.0)  # over a minute, before and after
 
     def markdown(self) -> str:
         before, after = self.load_average
+        measured = _table([_COLUMNS, *(row.cells() for row in self.rows)]) if self.rows else ()
         lines = [
             f"## {self.name}: {self.title}",
             "",
-            *_table([_COLUMNS, *(row.cells() for row in self.rows)]),
+            *measured,
+            *([f"**FAILED**: {self.failure}"] if self.failure else ()),
             "",
             *(f"- {note}" for note in self.notes),
             f"- Took {self.took_s:.0f} s; load average {before:.1f} before, {after:.1f} after.",
@@ -114,6 +117,7 @@ class Part:
             "title": self.title,
             "rows": [row.facts() for row in self.rows],
             "notes": self.notes,
+            "failure": self.failure,
             "took_s": self.took_s,
             "load_average": self.load_average,
         }
@@ -129,7 +133,7 @@ def machine() -> str:
 
 
 def summary(parts: Sequence[Part]) -> str:
-    """Every bound on one page."""
+    """Every bound on one page, and which parts failed."""
     bounded = [(part, row) for part in parts for row in part.rows if row.bound is not None]
     met = sum(row.is_met is True for _, row in bounded)
     cells = [
@@ -143,6 +147,7 @@ def summary(parts: Sequence[Part]) -> str:
             *_table([("part", "measured", "median", "bound"), *cells]),
             "",
             f"{met} of {len(bounded)} bounds met. {machine()}.",
+            *(f"\n**FAILED** {part.name}: {part.failure}" for part in parts if part.failure),
         ]
     )
 
