@@ -149,7 +149,7 @@ PARTS = st.one_of(
 def streamed(draw: st.DrawFn) -> tuple[ModelResponse, list[AgentStreamEvent]]:
     """A response, and a stream that tells it: part by part, or several at a time."""
     found = draw(st.lists(PARTS, max_size=5))
-    # Two calls of one response never have the same id, see `loop.make_storable`.
+    # Two calls of one response never have the same id, see `model_calls`.
     whole = [
         part
         for index, part in enumerate(found)

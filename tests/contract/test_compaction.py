@@ -138,6 +138,21 @@ def test_of_a_model_whose_window_nobody_knows_the_refusal_is_enough(api: Api, sc
     assert LONG not in str(sent(following))
 
 
+def test_a_summary_that_fails_for_a_while_is_asked_for_again_also_after_a_refusal(
+    api: Api, scripts: Scripts
+):
+    first = scripts(Step(text="The code word is heron."), after_last="repeat")
+    worker = worker_in(api.create(f"{first.input} {LONG * 3}"))
+    busy = HttpError(status=503, body={"error": {"message": "Busy."}})
+    first.model.script(first.name, [Step(text="It was heron.", attempts=[busy])])
+    following = scripts(Step(text="It is heron.", attempts=[TOO_LONG]))
+    continued = worker_in(api.go_on(worker["id"], following))
+
+    assert continued["output_text"] == "It is heron."
+    assert continued["error"] is None
+    assert "It was heron." in str(sent(following)[1]["content"])
+
+
 def test_an_instruction_too_long_by_itself_is_an_error(api: Api, scripts: Scripts):
     scripted = scripts(Step(text="Never.", attempts=[TOO_LONG] * 3))
     worker = worker_in(api.create(scripted))

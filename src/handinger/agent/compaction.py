@@ -4,10 +4,13 @@ What the model is sent becomes shorter; what is stored does not. The journal kee
 summary is one more row of it (see `turns.summaries`), and what readers are told never changes.
 """
 
+import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pydantic_ai import direct
+from pydantic_ai import exceptions as ai_errors
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
@@ -19,14 +22,21 @@ from pydantic_ai.messages import (
     UserContent,
     UserPromptPart,
 )
-from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
 
 from handinger.agent import conversation as conversations
 from handinger.agent import model as models
 from handinger.agent import prompt
+from handinger.agent.attempt import Attempt
 from handinger.agent.conversation import Conversation
-from handinger.settings import Settings
+from handinger.agent.model_calls import ModelFailed
+from handinger.agent.ui_events import clean
+from handinger.budgets import Charge, Reservation
+from handinger.turns import summaries
+from handinger.turns.execution import Record
+from handinger.turns.summaries import Summary
+
+logger = logging.getLogger(__name__)
 
 # Of the context window: from here on it counts as full, and so much of the latest is kept as it is.
 _FULL_AT = 0.8
@@ -72,26 +82,113 @@ class Cut:
         return bool(self.kept) and isinstance(self.kept[0], ModelResponse)
 
 
-def window(settings: Settings, model: Model) -> int | None:
-    """How many tokens the model can handle in one call, if that is known."""
-    return settings.context_window or model.context_window
+class Compacted(Exception):
+    """The conversation goes on from a summary; the model is called with that."""
 
 
-def due(
-    conversation: Conversation, pending: ModelMessage, *, instructions: str, size: int | None
+class Compactor:
+    """Compacts the conversation of one attempt when it is too long for the model."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        # The model has refused the conversation as it stands, whatever is known of its window.
+        self._is_refused = False
+
+    def can_make_room(self, error: Exception) -> bool:
+        """Whether this is the model's refusal of a conversation that can be made shorter.
+
+        It is compacted before the next call then.
+        """
+        if not isinstance(error, ai_errors.ModelContextWindowExceededError):
+            return False
+        attempt = self._attempt
+        if _after_refusal(attempt.conversation, size=self._window) is None:
+            return False
+        attempt.under_way = None  # What is refused costs nothing.
+        attempt.teller.withdraw()
+        attempt.tell()
+        self._is_refused = True
+        return True
+
+    async def compact_if_due(self, request: ModelMessage) -> None:
+        """Before a call that sends `request` as well. Raises Compacted, or ModelFailed."""
+        cut = self._due(request)
+        if cut is not None:
+            await self._compact(cut)
+            self._is_refused = False
+            raise Compacted
+
+    def _due(self, request: ModelMessage) -> Cut | None:
+        attempt, size = self._attempt, self._window
+        if self._is_refused:
+            return _after_refusal(attempt.conversation, size=size)
+        if size is None:
+            return None
+        instructions = attempt.context.instructions
+        return _before_it_is_full(
+            attempt.conversation, request, instructions=instructions, size=size
+        )
+
+    @property
+    def _window(self) -> int | None:
+        """How many tokens the model can handle in one call, if that is known."""
+        process = self._attempt.process
+        return process.settings.context_window or process.model.context_window
+
+    async def _compact(self, cut: Cut) -> None:
+        attempt, turn = self._attempt, self._attempt.turn
+        asked = _asked(cut)
+        step = attempt.conversation.responses_made
+        reserve = attempt.meter.for_summary([asked], output=cut.most_output, step=step)
+        await attempt.write(Record(reserve=reserve))
+        attempt.under_way = attempt.meter.summary
+        text, charges = "", list[Charge]()
+        if attempt.under_way is not None:
+            text, charges = await self._summarize(asked, cut, attempt.under_way)
+        model = attempt.process.settings.model_id
+        head = _head(cut, text, model=model, instruction=prompt.instruction(turn))
+        goes_on = _compacted(attempt.conversation, cut, head)
+        payload = ",".join(conversations.dump(message) for message in head)
+        store = functools.partial(
+            summaries.store,
+            summary=Summary(payload, len(cut.kept), cut.covered_responses),
+            worker_id=turn.worker_id,
+            turn_id=turn.id,
+        )
+        following = attempt.next_call(goes_on)
+        record = Record(writes=[store], charges=charges, reserve=following)
+        await attempt.write(record, goes_on=goes_on)
+
+    async def _summarize(
+        self, asked: ModelMessage, cut: Cut, held: Reservation
+    ) -> tuple[str, list[Charge]]:
+        """The model's summary, "" if it makes none, and what that cost. Raises ModelFailed."""
+        process = self._attempt.process
+        how = models.request_settings(process.settings) | ModelSettings(max_tokens=cut.most_output)
+        try:
+            response = await direct.model_request(process.model, [asked], model_settings=how)
+        except ai_errors.ModelAPIError as error:
+            if models.is_transient(error):
+                raise ModelFailed(error) from error
+            # Its conversation loses its details then, and the worker not its life.
+            logger.warning("A conversation was not summarized: %s", models.explain(error))
+            return "", [held.in_full()] if models.may_be_billed(error) else []
+        except Exception as error:
+            raise ModelFailed(error) from error
+        charge = models.charge(response, held, process.metering.price).for_platform()
+        return clean(response.text or "").strip(), [charge]
+
+
+def _before_it_is_full(
+    conversation: Conversation, request: ModelMessage, *, instructions: str, size: int
 ) -> Cut | None:
-    """Where to cut before a call that sends `pending` as well; None while there is room.
-
-    `size`: of the context window; None: unknown, so that only a refusal tells that it is full.
-    """
-    if size is None:
-        return None
-    if _tokens_sent(conversation, pending, instructions) < size * _FULL_AT:
+    """Where to cut before a call that sends `request` as well; None while there is room."""
+    if _tokens_sent(conversation, request, instructions) < size * _FULL_AT:
         return None
     return _cut(conversation, size, keep=int(size * _KEPT_SHARE))
 
 
-def after_refusal(conversation: Conversation, *, size: int | None) -> Cut | None:
+def _after_refusal(conversation: Conversation, *, size: int | None) -> Cut | None:
     """Where to cut what the model found too long; None if there is nothing to gain."""
     return _cut(conversation, size or _ASSUMED_WINDOW, keep=0)
 
@@ -149,19 +246,13 @@ def _may_begin(message: ModelMessage, *, is_of_turn: bool) -> bool:
     return any(isinstance(part, UserPromptPart) for part in message.parts)
 
 
-def asked(cut: Cut) -> ModelMessage:
+def _asked(cut: Cut) -> ModelMessage:
     """What the model is asked for: the transcript as plain text, which any of them reads."""
     told = prompt.summarize(_transcript(cut), words=cut.most_summary // 2)
     return ModelRequest(parts=[UserPromptPart(told)])
 
 
-async def call(model: Model, settings: Settings, asked: ModelMessage, cut: Cut) -> ModelResponse:
-    """Have the model summarize. Raises what it raises."""
-    how = models.request_settings(settings) | ModelSettings(max_tokens=cut.most_output)
-    return await direct.model_request(model, [asked], model_settings=how)
-
-
-def head(
+def _head(
     cut: Cut, summary: str, *, model: str, instruction: str | list[UserContent]
 ) -> list[ModelMessage]:
     """What takes the place of the covered messages; without a summary, pieces of their text."""
@@ -175,7 +266,7 @@ def head(
     return messages
 
 
-def compacted(conversation: Conversation, cut: Cut, head: Sequence[ModelMessage]) -> Conversation:
+def _compacted(conversation: Conversation, cut: Cut, head: Sequence[ModelMessage]) -> Conversation:
     """The conversation as it goes on."""
     messages = [*head, *cut.kept]
     return replace(

@@ -1,0 +1,163 @@
+"""One attempt at one turn: what it knows, and its only way into the journal."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic_ai.messages import ModelMessage, ToolCallPart
+from pydantic_ai.run import AgentRun
+
+from handinger import files
+from handinger.agent.conversation import Conversation
+from handinger.agent.hooks import StepContext
+from handinger.agent.opening import Opening, Process, for_next_call, open_calls
+from handinger.agent.shell import Shell
+from handinger.agent.ui_events import Teller
+from handinger.budgets import Charge, Reservation, Reserve
+from handinger.live import LiveTurn
+from handinger.story import Story
+from handinger.turns.execution import ClaimedTurn, Journal, Record
+
+Run = AgentRun[StepContext, str]
+Node = Any  # One of pydantic-ai's nodes; their type parameters are private to its graph.
+
+
+class Attempt:
+    """What those who carry out a turn share.
+
+    The conversation is always what the journal holds; only `write` changes it. What costs money and
+    is not in the journal yet stands in `under_way` and `unbooked`, so that it is booked however the
+    attempt ends.
+    """
+
+    def __init__(self, process: Process, turn: ClaimedTurn, story: Story, opening: Opening) -> None:
+        self.process = process
+        self.turn = turn
+        self.live = LiveTurn(story)
+        self.journal = Journal(
+            process.database, turn, story, nano_per_credit=process.settings.nano_per_credit
+        )
+        self.teller = Teller(story)
+        self.allowance = opening.allowance
+        self.meter = opening.meter
+        self.conversation = opening.conversation
+        # Of a model call: what is reserved while it is under way, and what it cost once that is
+        # known.
+        self.under_way: Reservation | None = None
+        self.unbooked: Charge | None = None
+        self.cancelled = asyncio.Event()
+        self._commit: asyncio.Task[None] | None = None
+        workspace = files.Workspace(
+            process.database,
+            process.blobs,
+            process.settings,
+            organization_id=turn.organization_id,
+            worker_id=turn.worker_id,
+        )
+        sandboxes = process.sandboxes
+        self.context = StepContext(
+            turn=turn,
+            database=process.database,
+            settings=process.settings,
+            workspace=workspace,
+            shell=Shell(sandboxes, workspace, process.settings) if sandboxes else None,
+            tools_end_at=self.allowance.conclude_at,
+            meter=self.meter,
+            instructions=opening.instructions,
+            results=opening.results,
+            interrupted=opening.interrupted,
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether the turn has ended, and that is stored."""
+        return self.journal.story.ended
+
+    def cancel(self) -> None:
+        """Somebody asks this turn to stop."""
+        self.journal.cancel_requested = True
+        self.cancelled.set()
+
+    def tell(self) -> None:
+        """Wake those who follow the turn."""
+        self.process.hub.told(self.live)
+
+    # The journal
+
+    async def write(
+        self,
+        record: Record,
+        messages: Sequence[ModelMessage] = (),
+        *,
+        goes_on: Conversation | None = None,
+    ) -> None:
+        """Journal a step. A caller that is cancelled meanwhile does not tear the transaction.
+
+        `goes_on`: what the conversation becomes with it, if not just longer.
+        """
+        self._commit = asyncio.create_task(self._write(record, messages, goes_on))
+        await asyncio.shield(self._commit)
+        self._commit = None
+
+    async def _write(
+        self, record: Record, messages: Sequence[ModelMessage], goes_on: Conversation | None
+    ) -> None:
+        await self.journal.write(record)
+        self.under_way = self.unbooked = None
+        self.context.granted = self.meter.granted
+        self.conversation = goes_on or self.conversation
+        self.conversation.messages.extend(messages)
+        self.conversation.of_turn += len(messages)
+        self.conversation.size += sum(len(payload) for payload in record.messages)
+        self.tell()
+        if self.journal.cancel_requested:
+            self.cancelled.set()
+
+    async def settle(self) -> None:
+        """Wait for a write whose caller was cancelled. Raises what it raised."""
+        if self._commit is not None:
+            commit, self._commit = self._commit, None
+            await commit
+
+    async def release(self) -> None:
+        """Give the turn back; what is reserved for calls that are under way is booked later."""
+        held = [self.meter.granted.get(call.tool_call_id) for call in self.open_calls()]
+        under_way = [reservation for reservation in (self.under_way, *held) if reservation]
+        await self.journal.release(under_way=under_way)
+
+    # Where the journal stands
+
+    def stand_at_last_response(self) -> None:
+        """Tools are known by the step of the response that called them, also after later calls."""
+        self.context.step = self.conversation.responses_made
+        last = self.conversation.last_response
+        if last is not None:
+            self.teller.resume_step(self.context.step, last)
+
+    def open_calls(self) -> list[ToolCallPart]:
+        """The tool calls of the last response that have no result yet."""
+        return open_calls(self.conversation, self.context.results)
+
+    def next_call(self, conversation: Conversation | None = None) -> Reserve:
+        """Reserves for the model call that follows what is in the journal, or this conversation."""
+        return for_next_call(
+            self.meter,
+            conversation or self.conversation,
+            self.context.results,
+            turn=self.turn,
+        )
+
+    def abandoned(self) -> list[Charge]:
+        """The charges for a model call that is under way and is given up."""
+        if self.unbooked is not None:
+            return [self.unbooked]
+        held = self.under_way
+        return [] if held is None else [held.in_full(steps=int(held.kind == "model"))]
+
+
+def seconds_until(moment: datetime | None) -> float | None:
+    """How long a wait until then may take; None if it has no end."""
+    if moment is None:
+        return None
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

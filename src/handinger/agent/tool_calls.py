@@ -1,0 +1,175 @@
+"""The tool calls of an attempt: run, told, and journaled one by one as they end.
+
+No call stays open: one that is cut off, cancelled or refused gets a result that says so.
+"""
+
+import asyncio
+import functools
+from collections.abc import Sequence
+
+from pydantic_ai.messages import (
+    FunctionToolResultEvent,
+    ModelRequest,
+    ToolCallPart,
+    ToolReturnPart,
+)
+
+from handinger import files, sources
+from handinger.agent import conversation as conversations
+from handinger.agent.attempt import Attempt, Node, Run, seconds_until
+from handinger.agent.tools.context import Effects
+from handinger.agent.ui_events import plain
+from handinger.budgets import Charge, ledger
+from handinger.turns import taint
+from handinger.turns.execution import Record, ToolRecord, Write
+
+CUT_OFF = "This call was cut off, because the time of the turn is nearly used up."
+CANCELLED = "This call was cancelled."
+NOT_RUN = "This call was not run, because the turn ended first."
+
+
+class ToolsCutOff(Exception):
+    """The time for tools is over; the turn concludes."""
+
+
+class ToolCalls:
+    """Makes the tool calls of one attempt."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._told_files: set[str] = set()
+
+    async def run(self, run: Run, node: Node) -> Node:
+        """Run the tools of the last response, each journaled as it ends. Raises ToolsCutOff."""
+        attempt = self._attempt
+        # Results that are known take no time; those of calls that were cut off must get through.
+        end = attempt.allowance.conclude_at if attempt.open_calls() else None
+        try:
+            async with asyncio.timeout(seconds_until(end)):
+                async with node.stream(run.ctx) as events:
+                    async for event in events:
+                        if isinstance(event, FunctionToolResultEvent):
+                            await self._ended(event.part)
+                return await run.next(node)
+        except TimeoutError as error:
+            raise ToolsCutOff from error
+
+    async def cut_off(self) -> None:
+        """Fail the calls that are open, for the time is over."""
+        charges, records = self.fail_open(CUT_OFF)
+        if records:
+            reserve = self._attempt.next_call()
+            await self._attempt.write(
+                Record(finished_tools=records, charges=charges, reserve=reserve)
+            )
+
+    def fail_open(self, message: str) -> tuple[list[Charge], list[ToolRecord]]:
+        """Fail the calls that are open: what they cost, and what the journal has to know."""
+        calls = self._attempt.open_calls()
+        charges = self._charges_of_abandoned(calls)
+        parts = [_failed_result(call, message) for call in calls]
+        for part in parts:
+            self._attempt.context.results[self._attempt.context.step, part.tool_call_id] = part
+        self._tell_failed(calls, message)
+        return charges, [self._record(part) for part in parts]
+
+    def refuse(self, calls: Sequence[ToolCallPart]) -> list[ToolReturnPart]:
+        """Results for calls of a response that was to conclude."""
+        self._tell_failed(calls, NOT_RUN)
+        return [_failed_result(call, NOT_RUN) for call in calls]
+
+    # One call ends
+
+    async def _ended(self, part: ToolReturnPart) -> None:
+        attempt, context = self._attempt, self._attempt.context
+        key = (context.step, part.tool_call_id)
+        if key in context.results:
+            return  # Told and stored by an earlier attempt.
+        context.results[key] = part
+        effects = context.effects.pop(part.tool_call_id, Effects())
+        self._tell(part, effects)
+        still_open = attempt.open_calls()
+        if not still_open:
+            attempt.teller.finish_step()
+        reserve = attempt.meter.for_open_tools(still_open) if still_open else attempt.next_call()
+        await attempt.write(
+            Record(
+                finished_tools=[self._record(part)],
+                writes=self._writes(effects, succeeded=part.outcome == "success"),
+                charges=ledger.charges_of(part.tool_name, context.step, effects.spending),
+                reserve=reserve,
+            )
+        )
+
+    def _writes(self, effects: Effects, *, succeeded: bool) -> list[Write]:
+        turn = self._attempt.turn
+        let_in: list[Write] = [
+            functools.partial(
+                taint.record,
+                worker_id=turn.worker_id,
+                turn_id=turn.id,
+                text=text,
+                step=self._attempt.context.step,
+            )
+            for text in effects.untrusted
+        ]
+        if not succeeded:
+            return let_in
+        used: list[Write] = [
+            functools.partial(sources.add, worker_id=turn.worker_id, source=source)
+            for source in effects.sources
+        ]
+        changed: list[Write] = []
+        if effects.files:
+            changed.append(
+                functools.partial(files.apply, worker_id=turn.worker_id, changes=effects.files)
+            )
+        return [*let_in, *used, *changed, *effects.writes]
+
+    def _record(self, part: ToolReturnPart) -> ToolRecord:
+        result = conversations.dump(ModelRequest(parts=[part]))
+        return ToolRecord(self._attempt.context.step, part.tool_call_id, part.tool_name, result)
+
+    def _charges_of_abandoned(self, calls: Sequence[ToolCallPart]) -> list[Charge]:
+        """What tools that are cut off say that they cost, or else all that was reserved."""
+        context, charges = self._attempt.context, list[Charge]()
+        for call in calls:
+            spent = context.effects.pop(call.tool_call_id, Effects()).spending
+            held = self._attempt.meter.granted.get(call.tool_call_id)
+            if spent.cost_nano:
+                charges += ledger.charges_of(call.tool_name, context.step, spent)
+            elif held is not None:
+                charges.append(held.in_full())
+        return charges
+
+    # Telling
+
+    def _tell(self, part: ToolReturnPart, effects: Effects) -> None:
+        teller = self._attempt.teller
+        if part.outcome != "success":
+            teller.tool_error(part.tool_call_id, part.model_response_str(wrap_if_error=False))
+            return
+        teller.tool_output(part.tool_call_id, plain(part.content))
+        for source in effects.sources:
+            teller.source(source.id, source.url, source.title)
+        for change in effects.files:
+            if not change.published or change.path in self._told_files:
+                continue
+            self._told_files.add(change.path)
+            settings, turn = self._attempt.process.settings, self._attempt.turn
+            teller.file(files.url(settings, turn.worker_id, change.path), change.media_type)
+
+    def _tell_failed(self, calls: Sequence[ToolCallPart], message: str) -> None:
+        for call in calls:
+            self._attempt.teller.tool_error(call.tool_call_id, message)
+        if calls:
+            self._attempt.teller.finish_step()
+
+
+def _failed_result(call: ToolCallPart, message: str) -> ToolReturnPart:
+    return ToolReturnPart(
+        tool_name=call.tool_name,
+        content=message,
+        tool_call_id=call.tool_call_id,
+        outcome="failed",
+    )
