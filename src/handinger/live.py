@@ -171,6 +171,16 @@ class Hub:
         askers = self._askers.get(live.story.turn_id, {})
         return any(asker.expires_at > now for asker in askers.values())
 
+    @property
+    def executing_count(self) -> int:
+        """How many turns are executed here."""
+        return sum(live.executing for live in self._turns.values())
+
+    @property
+    def reader_count(self) -> int:
+        """How many readers follow a turn here."""
+        return sum(live.readers for live in self._turns.values())
+
     # Following
 
     @contextlib.asynccontextmanager

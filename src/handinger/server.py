@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from handinger import ids, jobs, keys, prices
+from handinger import ids, jobs, keys, metrics, prices
 from handinger._version import __version__
 from handinger.agent import model as models
 from handinger.agent import runner as runners
@@ -34,7 +34,7 @@ from handinger.api import turns as turn_routes
 from handinger.api import usage as usage_routes
 from handinger.api import workers as worker_routes
 from handinger.api.deps import RateLimiter, Services
-from handinger.api.middleware import RefuseWhileDraining, RequestId, request_id
+from handinger.api.middleware import Measured, RefuseWhileDraining, RequestId, request_id
 from handinger.email.sending import Sending
 from handinger.engine import Engine
 from handinger.errors import ConfigurationError
@@ -155,6 +155,11 @@ async def _serve(settings: Settings) -> None:
             sweep=sweep,
             stopping=stopping,
         )
+        metrics.observe(
+            turns_running=lambda: hub.executing_count,
+            turns_waiting=lambda: housekeeping.waiting,
+            stream_readers=lambda: hub.reader_count,
+        )
         deliveries = Deliveries(database)
 
         @functools.cache
@@ -245,7 +250,7 @@ def create_app(services: Services) -> ASGIApp:
     """The whole HTTP surface: a request passes the middleware from left to right."""
     app = describe_app()
     app.state.services = services
-    return RequestId(RefuseWhileDraining(app, services))
+    return RequestId(Measured(RefuseWhileDraining(app, services)))
 
 
 @contextlib.asynccontextmanager

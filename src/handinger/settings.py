@@ -135,6 +135,7 @@ class Settings(BaseSettings):
     context_window: Annotated[int | None, Field(ge=1000)] = None
     public_url: str | None = None
     bootstrap_api_key: SecretStr | None = None
+    metrics_token: Annotated[SecretStr | None, Field(min_length=16)] = None
     secret_key: Annotated[SecretStr | None, Field(min_length=32)] = None
     mcp_connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 10
     mcp_call_timeout_s: Annotated[float, Field(gt=0)] = 120

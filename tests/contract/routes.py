@@ -27,6 +27,7 @@ COLLECTIONS = {
 OPEN = {
     ("GET", "/healthz"),
     ("GET", "/readyz"),
+    ("GET", "/metrics"),  # has a token of its own
     ("POST", "/api/inbound-email"),
     ("GET", "/api/email-files/{token}/{number}"),  # the token is the key
 }

@@ -14,6 +14,7 @@ from pydantic_ai import exceptions as ai_errors
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, UserPromptPart
 from pydantic_graph import End
 
+from handinger import metrics
 from handinger.agent import conversation as conversations
 from handinger.agent import model as models
 from handinger.agent import prompt, tool_calls
@@ -32,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_BACKOFF_S = 30.0
 _MAX_RETRY_AFTER_S = 120.0
-# Answers that have nothing to do with what was sent: who pays, who may, how often.
-_NO_MATTER = (401, 402, 403, 429)
 
 
 class _Released(Exception):
@@ -207,7 +206,6 @@ class TurnRun:
                         return plan
                     node = await self._model.make(run, node, plan, mark=mark)
                     self._failures = 0
-                    attempt.context.pictures.was_taken()
                     if attempt.ended:
                         return None
                     mark = len(run.ctx.state.message_history)
@@ -229,14 +227,16 @@ class TurnRun:
         """Wait before the call is repeated; or the ending, if it is not."""
         attempt, error = self._attempt, failure.cause
         self._failures += 1
+        metrics.model_failures.inc()
         if not failure.was_answering and not models.may_be_billed(error):
             attempt.under_way = None
-        if models.is_transient(error) and self._failures <= self._process.settings.model_retries:
-            delay_s = self._delay_s(error)
-        elif self._withholds_pictures(error):
-            delay_s = self._failures = 0
-        else:
+        if not models.is_transient(error) or self._failures > self._process.settings.model_retries:
             return _model_error(error)
+        jitter = random.uniform(0.75, 1.25)  # noqa: S311 # Nobody gains by guessing it.
+        delay_s = min(_MAX_BACKOFF_S, 0.5 * 2 ** (self._failures - 1)) * jitter
+        asked_s = error.retry_after if isinstance(error, ai_errors.ModelAPIError) else None
+        if asked_s is not None:
+            delay_s = max(delay_s, min(asked_s, _MAX_RETRY_AFTER_S))
         reason = models.explain(error)
         logger.warning("A model call failed and is repeated in %.1f s: %s", delay_s, reason)
         attempt.teller.withdraw()
@@ -247,19 +247,6 @@ class TurnRun:
             await attempt.write(Record(charges=charges, reserve=attempt.next_call()))
         await asyncio.sleep(delay_s)
         return None
-
-    def _delay_s(self, error: Exception) -> float:
-        """How long to wait: longer with each failure, and as long as the provider asks for."""
-        jitter = random.uniform(0.75, 1.25)  # noqa: S311 # Nobody gains by guessing it.
-        delay_s = min(_MAX_BACKOFF_S, 0.5 * 2 ** (self._failures - 1)) * jitter
-        asked_s = error.retry_after if isinstance(error, ai_errors.ModelAPIError) else None
-        return delay_s if asked_s is None else max(delay_s, min(asked_s, _MAX_RETRY_AFTER_S))
-
-    def _withholds_pictures(self, error: Exception) -> bool:
-        """Whether a call that failed for good may succeed without pictures that it had."""
-        if not isinstance(error, ai_errors.ModelHTTPError) or error.status_code in _NO_MATTER:
-            return False
-        return self._attempt.context.pictures.withhold()
 
     # Ending
 

@@ -9,7 +9,7 @@ from pydantic_ai import Agent, RunContext, Tool
 from pydantic_ai.models import Model
 from pydantic_ai.toolsets import AbstractToolset
 
-from handinger import prices
+from handinger import metrics, prices
 from handinger.agent import model as models
 from handinger.agent.conversation import Conversations
 from handinger.agent.hooks import Hooks, StepContext
@@ -71,6 +71,7 @@ class Runner:
             if turn is None:
                 return
             self.lost.discard(turn.id)
+            metrics.attempts.labels("first" if turn.attempt == 1 else "again").inc()
             if not await self._execute(turn, opening):
                 return
 

@@ -14,7 +14,7 @@ from pydantic_ai.messages import (
     ToolReturnPart,
 )
 
-from handinger import files, sources
+from handinger import files, metrics, sources
 from handinger.agent import conversation as conversations
 from handinger.agent.attempt import Attempt, Node, Run, seconds_until
 from handinger.agent.tools.context import Effects
@@ -100,6 +100,7 @@ class ToolCalls:
                 reserve=reserve,
             )
         )
+        self._count(part.tool_name, part.outcome)
 
     def _writes(self, effects: Effects, *, succeeded: bool) -> list[Write]:
         turn = self._attempt.turn
@@ -162,8 +163,14 @@ class ToolCalls:
     def _tell_failed(self, calls: Sequence[ToolCallPart], message: str) -> None:
         for call in calls:
             self._attempt.teller.tool_error(call.tool_call_id, message)
+            self._count(call.tool_name, "failed")
         if calls:
             self._attempt.teller.finish_step()
+
+    def _count(self, tool: str, outcome: str) -> None:
+        # Other names are those of MCP servers, or what the model made up.
+        known = tool in self._attempt.process.metering.tools
+        metrics.tool_calls.labels(tool if known else "other", outcome).inc()
 
 
 def _failed_result(call: ToolCallPart, message: str) -> ToolReturnPart:

@@ -1,13 +1,16 @@
-"""`/healthz` and `/readyz`: for whoever watches the server; no key needed."""
+"""`/healthz`, `/readyz` and `/metrics`: for whoever watches the server; no key needed."""
 
 import asyncio
+import hmac
 
 import psycopg
-from fastapi import APIRouter
-from starlette.responses import JSONResponse, Response
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from handinger import metrics
 from handinger.api.deps import Services, ServicesDep
-from handinger.api.models import Health
+from handinger.api.models import Error, Health
+from handinger.errors import Unauthorized
 
 router = APIRouter(tags=["health"])
 
@@ -43,6 +46,27 @@ async def ready(services: ServicesDep) -> Response:
     }
     state = Health(status="unavailable" if problems else "ok", problems=problems)
     return JSONResponse(state.model_dump(), 503 if problems else 200)
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="What has it done?",
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"text/plain": {}}}, 401: {"model": Error}},
+)
+async def read_metrics(request: Request, services: ServicesDep) -> Response:
+    """What this server process did since its start, as text for Prometheus.
+
+    If the operator has set a token for it, it is asked for as a bearer token.
+    """
+    token = services.settings.metrics_token
+    if token is not None:
+        expected = f"Bearer {token.get_secret_value()}"
+        given = request.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), expected.encode()):
+            raise Unauthorized("The metrics need the token in HANDINGER_METRICS_TOKEN.")
+    return Response(metrics.text(), media_type=metrics.CONTENT_TYPE)
 
 
 async def _database_problem(services: Services) -> str | None:

@@ -1,12 +1,13 @@
 """What happens to every request before and after its route."""
 
 import re
+import time
 from contextvars import ContextVar
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from handinger import ids
+from handinger import ids, metrics
 from handinger.api.answers import SHUTTING_DOWN
 from handinger.api.deps import Services
 from handinger.api.errors import request_error_response
@@ -15,6 +16,7 @@ from handinger.errors import Unavailable
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """Of the request that the present task serves; for the log."""
 
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -39,6 +41,31 @@ class RequestId:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+class Measured:
+    """Every request counts, under its route; what has none counts as `none`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+
+        async def send_and_count(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # Known once the router has seen the request.
+                route = getattr(scope.get("route"), "path", "none")
+                method = scope["method"] if scope["method"] in _METHODS else "other"
+                metrics.requests.labels(method, route, message["status"]).inc()
+                metrics.request_seconds.labels(method, route).observe(time.monotonic() - began)
+            await send(message)
+
+        await self._app(scope, receive, send_and_count)
 
 
 class RefuseWhileDraining:

@@ -40,14 +40,19 @@ class Spending:
         """What one turn costs in credits, rounded up."""
         return -(-self.cost_nano // nano_per_credit)
 
+    @property
+    def costs_nano(self) -> dict[str, int]:
+        """The four costs by their kind."""
+        return {
+            "model": self.model_cost_nano,
+            "tool": self.tool_cost_nano,
+            "sandbox": self.sandbox_cost_nano,
+            "internal": self.internal_cost_nano,
+        }
+
     def costs_json(self) -> dict[str, Any]:
         """The wire's `costs`, in USD."""
-        return {
-            "modelCostUsd": self.model_cost_nano / 1e9,
-            "toolCostUsd": self.tool_cost_nano / 1e9,
-            "sandboxCostUsd": self.sandbox_cost_nano / 1e9,
-            "internalCostUsd": self.internal_cost_nano / 1e9,
-        }
+        return {f"{kind}CostUsd": nano / 1e9 for kind, nano in self.costs_nano.items()}
 
     def usage_json(self, *, credits: int, duration_ms: int) -> dict[str, Any]:
         """The wire's `usage`."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, LiteralString, Protocol
 
 from psycopg.types.json import Json, Jsonb
 
-from handinger import attachments, engine, live, story, workers
+from handinger import attachments, engine, live, metrics, story, workers
 from handinger.attachments import Attachment
 from handinger.budgets import Charge, Reservation, Reserve, Spending, accounts, ledger
 from handinger.errors import Superseded
@@ -43,6 +43,11 @@ class Ending:
         if self.error_code is None:
             return None
         return {"code": self.error_code, "message": self.error_message}
+
+    @property
+    def outcome(self) -> str:
+        """One word for it."""
+        return self.error_code or self.incomplete_reason or "completed"
 
 
 COMPLETED = Ending()
@@ -348,6 +353,7 @@ class Journal:
                 )
         self.spending = spending
         self.story.commit(first + len(entries))
+        _count(self.turn, record)
         if record.ending is not None:
             tell_ending(self.story, record.ending)
 
@@ -471,6 +477,22 @@ class Journal:
             step=tool.step,
             call=tool.tool_call_id,
             result=tool.result,
+        )
+
+
+def _count(turn: ClaimedTurn, record: Record) -> None:
+    """Add a step that is stored to the metrics."""
+    spending = ledger.total(record.charges)
+    metrics.steps.inc(spending.steps)
+    metrics.tokens.labels("input").inc(spending.input_tokens)
+    metrics.tokens.labels("output").inc(spending.output_tokens)
+    for kind, nano in spending.costs_nano.items():
+        metrics.cost_usd.labels(kind).inc(nano / 1e9)
+    if record.ending is not None:
+        metrics.count_ending(
+            source=turn.source,
+            outcome=record.ending.outcome,
+            seconds=max(0.0, (datetime.now(UTC) - turn.created_at).total_seconds()),
         )
 
 

@@ -23,7 +23,7 @@ class Housekeeping:
     blobs: Blobs
     max_queued_turns: int
     blob_grace_s: float
-    queue_is_full: bool = False
+    waiting: int = 0  # turns, as of the last round; counted no further than the queue may hold
     _round: int = 0
 
     async def sweep(self) -> None:
@@ -38,17 +38,21 @@ class Housekeeping:
         self._round += 1
 
     @property
+    def queue_is_full(self) -> bool:
+        """Whether nothing more may be accepted now."""
+        return self.waiting >= self.max_queued_turns
+
+    @property
     def _collect_every(self) -> int:
         return max(1, min(_COLLECT_AT_LEAST_EVERY, int(self.blob_grace_s / 10)))
 
     async def _measure_queue(self) -> None:
         async with self.database.system().statements() as sql:
-            waiting = await sql.value(
+            self.waiting = await sql.value(
                 "SELECT count(*) FROM (SELECT 1 FROM turns WHERE status = 'pending'"
                 " LIMIT %(limit)s) AS waiting",
                 limit=self.max_queued_turns,
             )
-        self.queue_is_full = waiting >= self.max_queued_turns
 
 
 async def forget_old_requests(database: Database) -> None:
