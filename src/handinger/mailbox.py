@@ -12,6 +12,8 @@ from email.utils import getaddresses
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _MAX_LOCAL_BYTES = 64
 _MAX_DOMAIN_LENGTH = 253
+# The time to read it grows with the square of its length.
+_MAX_HEADER_CHARACTERS = 2000
 # Where a second address could hide: quoted strings and comments.
 _ASIDES = (re.compile(r'"(?:\\.|[^"\\])*"'), re.compile(r"\([^()]*\)"))
 _ANGLED = re.compile(r"<([^<>]*)>")
@@ -72,7 +74,12 @@ def of_header(value: str) -> tuple[str, Mailbox]:
 
     Raises ValueError for none, for several, and for what two readers could understand differently.
     """
-    pairs = getaddresses([value])
+    if len(value) > _MAX_HEADER_CHARACTERS:
+        raise ValueError(f"it has more than {_MAX_HEADER_CHARACTERS} characters")
+    try:
+        pairs = getaddresses([value])
+    except RecursionError:  # So many comments within comments.
+        pairs = []
     if len(pairs) != 1 or not pairs[0][1]:
         raise ValueError("it must name exactly one address")
     name, address = pairs[0]

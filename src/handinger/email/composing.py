@@ -1,14 +1,18 @@
 """A mail of ours as it goes over the wire: headers, plain text, clean HTML, files, a signature."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from email.headerregistry import Address
-from email.message import EmailMessage
-from email.policy import SMTP, SMTPUTF8
-from email.utils import format_datetime
+from email import encoders
+from email.charset import QP, Charset
+from email.header import Header
+from email.message import Message
+from email.mime.multipart import MIMEMultipart
+from email.mime.nonmultipart import MIMENonMultipart
+from email.policy import compat32
+from email.utils import encode_rfc2231, format_datetime, formataddr
 from pathlib import Path
-from typing import Any
 
 import dkim  # pyright: ignore[reportMissingTypeStubs]
 import nh3
@@ -33,6 +37,11 @@ _SIGNED_HEADERS = (
     "from", "to", "subject", "date", "message-id", "in-reply-to", "references", "reply-to",
     "mime-version", "content-type", "content-transfer-encoding", "auto-submitted",
 )  # fmt: skip
+_WIRE = compat32.clone(linesep="\r\n")
+_UTF_8 = Charset("utf-8")
+_UTF_8.body_encoding = QP
+_ATTACHABLE = re.compile(r"(text|image|audio|video|application)/[A-Za-z0-9!#$&^_.+-]{1,100}")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,60}")
 _markdown = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
 
 
@@ -70,48 +79,75 @@ def compose(
 
     Slow with large files, so it belongs into a thread.
     """
-    needs_utf8 = not email.recipient.isascii()
-    message = EmailMessage(policy=SMTPUTF8 if needs_utf8 else SMTP)
-    for name, value in _headers(email, settings, now=now).items():
-        message[name] = value
     body = email.body
     if links:
         listed = "\n".join(f"- [{name}](<{url}>)" for name, url in links)
         body = f"{body}\n\nThese files are too large for a mail:\n\n{listed}"
-    message.set_content(body + "\n", cte="quoted-printable")
-    message.add_alternative(to_html(body), subtype="html", cte="quoted-printable")
-    for file, content in contents:
-        main, _, sub = file.media_type.partition("/")
-        # What calls itself a mail or a multipart would have to be built as one.
-        if main not in ("text", "image", "audio", "video", "application") or not sub:
-            main, sub = "application", "octet-stream"
-        message.add_attachment(content, maintype=main, subtype=sub, filename=file.filename)
-    raw = message.as_bytes()
+    content: Message = MIMEMultipart("alternative", _subparts=[
+        _text("plain", body + "\n"), _text("html", to_html(body))
+    ])  # fmt: skip
+    if contents:
+        content = MIMEMultipart("mixed", _subparts=[content, *(_part(*each) for each in contents)])
+    head = "".join(f"{name}: {value}\r\n" for name, value in _headers(email, settings, now=now))
+    raw = head.encode() + content.as_bytes(policy=_WIRE)
     return raw if settings.dkim_key_file is None else _sign(raw, settings, settings.dkim_key_file)
 
 
-def _headers(email: OutboundEmail, settings: Settings, *, now: datetime) -> dict[str, Any]:
-    headers: dict[str, Any] = {
-        "From": _address(email.sender, settings.email_name.capitalize()),
-        "To": _address(email.recipient),
-        "Reply-To": _address(str(addresses.with_token(settings, email.reply_token))),
-        "Subject": email.subject,
-        "Date": format_datetime(now),
-        "Message-ID": email.message_id,
-    }
-    if email.in_reply_to:
-        headers["In-Reply-To"] = email.in_reply_to
-    if email.thread:
-        headers["References"] = " ".join(email.thread)
-    headers["Auto-Submitted"] = "auto-replied" if email.kind == "reply" else "auto-generated"
+def _headers(email: OutboundEmail, settings: Settings, *, now: datetime) -> list[tuple[str, str]]:
+    """As they stand in the mail.
+
+    Written by hand, because the library's header objects decode what they are given: an encoded
+    word in a subject could begin a header of its own, and long ids would no longer be ids.
+    """
+    reply_to = addresses.with_token(settings, email.reply_token)
+    headers = [
+        ("From", formataddr((settings.email_name.capitalize(), email.sender))),
+        ("To", email.recipient),
+        ("Reply-To", str(reply_to)),
+        ("Subject", _encoded(email.subject)),
+        ("Date", format_datetime(now)),
+        ("Message-ID", email.message_id),
+    ]
+    # Ids beyond ASCII could only stand in a mail that all hosts on the way can handle.
+    thread = [message_id for message_id in email.thread if message_id.isascii()]
+    if email.in_reply_to and email.in_reply_to.isascii():
+        headers.append(("In-Reply-To", email.in_reply_to))
+    if thread:
+        headers.append(("References", "\r\n ".join(thread)))
+    headers.append(
+        ("Auto-Submitted", "auto-replied" if email.kind == "reply" else "auto-generated")
+    )
     # Holiday machines of Exchange know no other way.
-    headers["X-Auto-Response-Suppress"] = "All"
+    headers.append(("X-Auto-Response-Suppress", "All"))
     return headers
 
 
-def _address(text: str, name: str = "") -> Address:
-    local, _, domain = text.rpartition("@")
-    return Address(name, local, domain)
+def _encoded(text: str) -> str:
+    """A text as the value of a header; what looks like an encoded word is no such thing."""
+    if text.isascii() and "=?" not in text:
+        return text
+    return Header(text, "utf-8", header_name="Subject").encode(linesep="\r\n")
+
+
+def _text(kind: str, text: str) -> Message:
+    part = MIMENonMultipart("text", kind, charset="utf-8")
+    part.set_payload(text, charset=_UTF_8)
+    return part
+
+
+def _part(file: AttachedFile, content: bytes) -> Message:
+    main, sub = "application", "octet-stream"
+    # What calls itself a mail or a multipart would have to be built as one.
+    if _ATTACHABLE.fullmatch(file.media_type):
+        main, _, sub = file.media_type.partition("/")
+    part = MIMENonMultipart(main, sub)
+    part.set_payload(content)
+    encoders.encode_base64(part)
+    name = file.filename
+    plain = f'filename="{name}"' if _PLAIN_NAME.fullmatch(name) else None
+    encoded = f"filename*={encode_rfc2231(name, 'utf-8')}"
+    part["Content-Disposition"] = f"attachment; {plain or encoded}"
+    return part
 
 
 def to_html(markdown: str) -> str:

@@ -68,6 +68,12 @@ class _Examined:
     verdict: Verdict | None
     content: Content
 
+    def identity(self) -> str:
+        """The same for each copy of this mail."""
+        if self.verdict is not None and self.verdict.seal is not None:
+            return f"dkim:{self.verdict.seal}"
+        return self.mail.identity()
+
 
 class Inbound:
     """Takes in mail for the workers of every organization."""
@@ -274,7 +280,7 @@ class _Arrival:
             " AND worker_id = %(worker_id)s AND sender = %(sender)s AND identity = %(identity)s",
             worker_id=self.recipient.worker_id,
             sender=str(self.examined.mail.sender),
-            identity=self.examined.mail.identity(),
+            identity=self.examined.identity(),
         )
         return found is not None
 
@@ -340,7 +346,7 @@ class _Arrival:
             sender=str(mail.sender) if mail.sender is not _BOUNCED else "",
             sender_name=mail.sender_name,
             subject=mail.subject,
-            identity=mail.identity(),
+            identity=self.examined.identity(),
             message_id=mail.message_id,
             thread=Jsonb(thread),
             verdict=Jsonb(verdict.row()) if verdict else None,

@@ -3,6 +3,7 @@
 Strictly, because who checks a signature and who reads the mail must see the same headers.
 """
 
+import codecs
 import hashlib
 import re
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from handinger.mailbox import Mailbox
 _MAX_HEADER_BYTES = 256 * 1024
 _MAX_REFERENCES = 50
 _BARE_LINE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
-_MESSAGE_ID = re.compile(r"<[^<>\s\x00-\x1f\x7f]{1,900}>")
+_MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,900}>")
+_MAX_DECODED = 10_000
 _FOLD = re.compile(r"\r?\n(?=[ \t])")
 
 
@@ -68,7 +70,7 @@ def _unfold(value: str) -> str:
 def decoded(value: str) -> str:
     """A header without its encoded words (RFC 2047), on one line, without control characters."""
     try:
-        parts = decode_header(value)
+        parts = decode_header(value[:_MAX_DECODED])
     except (HeaderParseError, ValueError):
         parts = [(value, None)]
     text = "".join(_decode(part, charset) for part, charset in parts)
@@ -80,9 +82,23 @@ def _decode(part: bytes | str, charset: str | None) -> str:
         return part
     try:
         # The library hands on what was not encoded in a form of its own, for bytes beyond ASCII.
-        return part.decode(charset or "raw-unicode-escape", errors="replace")
+        if charset is None:
+            return part.decode("raw-unicode-escape", errors="replace")
+        return part.decode(known_charset(charset), errors="replace")
     except (LookupError, ValueError):
         return part.decode("utf-8", errors="replace")
+
+
+# Of Python alone: no mail is written in them, and some take time with the square of the length.
+_NO_CHARSETS = ("idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape")
+
+
+def known_charset(name: str) -> str:
+    """The name of a charset that a text may be in. Raises LookupError."""
+    found = codecs.lookup(name).name.replace("-", "_")
+    if found in _NO_CHARSETS:
+        raise LookupError(f"{name} is no charset")
+    return name
 
 
 @dataclass(frozen=True, slots=True)

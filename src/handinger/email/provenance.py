@@ -5,6 +5,7 @@ into a thread.
 """
 
 import functools
+import hashlib
 import importlib.resources
 import logging
 import re
@@ -19,6 +20,7 @@ import dns.resolver
 import publicsuffix2  # pyright: ignore[reportMissingTypeStubs]
 import spf  # pyright: ignore[reportMissingTypeStubs]
 from authheaders import dmarc_lookup  # pyright: ignore[reportMissingTypeStubs]
+from dkim import util  # pyright: ignore[reportMissingTypeStubs]
 
 from handinger.email.message import Headers
 from handinger.email.resolver import LookupFailed, Resolver
@@ -36,7 +38,19 @@ _ONCE = (
     "from", "sender", "reply-to", "to", "cc", "subject", "date", "message-id", "in-reply-to",
     "references", "mime-version", "content-type", "content-transfer-encoding",
 )  # fmt: skip
-_BRACKETED_IP = re.compile(r"\[(?:IPv6:)?([0-9A-Fa-f.:]+)\]")
+# RFC 5321, 4.4: what the host called itself, then what the relay saw of it. Exim writes the first
+# behind the second. Only what the relay saw is read, as strangers choose the rest.
+_IP = r"\[(?:IPv6:)?([0-9A-Fa-f.:]+)\](?::\d+)?"
+_SEEN = (
+    re.compile(rf"from\s+\S+\s+\((?:[\w.-]+\s+)?{_IP}[\s)]", re.ASCII),
+    re.compile(rf"from\s+{_IP}\s+\(helo=", re.ASCII),
+    re.compile(rf"from\s+{_IP}\s+by\s", re.ASCII),
+)
+# The library's time grows with the square of what a signature has.
+_MAX_SIGNATURE_BYTES = 8 * 1024
+# From the first one of a row on, so that each is looked at once.
+_TRAILING_BLANKS = re.compile(rb"(?<![\t ])[\t ]+(?=\r?\n)")
+_BLANKS = re.compile(rb"[\t ]+")
 
 SpfResult = Literal["pass", "fail", "softfail", "neutral", "none", "temperror", "permerror"]
 
@@ -47,7 +61,8 @@ class Signature:
 
     domain: str
     selector: str
-    result: Literal["pass", "fail", "temperror", "policy"]
+    # unaligned: of another domain, which cannot vouch for the sender, so it was not checked.
+    result: Literal["pass", "fail", "temperror", "policy", "unaligned"]
     aligned: bool
     reason: str = ""
 
@@ -68,6 +83,8 @@ class Verdict:
     ip: str | None  # the host that SPF was asked about
     # Nothing vouches, but a look-up failed: later something may.
     undecided: bool = False
+    # Of a mail whose `Message-ID` anybody may have changed since it was signed: what nobody can.
+    seal: str | None = None
 
     def row(self) -> dict[str, Any]:
         """As it is stored, and shown on the wire."""
@@ -102,7 +119,7 @@ def examine(
     """The verdict on a mail that claims to be from `sender`. Never raises for what the mail is."""
     lookups = Resolver(resolver, deadline=time.monotonic() + _TIMEOUT_S)
     record = _dmarc_record(sender.domain, lookups)
-    signatures = _signatures(raw, headers, sender.domain, record, lookups)
+    examined = _signatures(raw, headers, sender.domain, record, lookups)
     ip = client_ip(headers, origin.ip, trusted_relays)
     spf_domain = origin.envelope_sender.rpartition("@")[2].lower() or origin.helo.lower()
     spf_result = _spf(ip, origin, lookups)
@@ -110,7 +127,7 @@ def examine(
         spf_domain, sender.domain, record.get("aspf")
     )
     by = None
-    if any(signature.result == "pass" and signature.aligned for signature in signatures):
+    if any(one.vouches for one in examined):
         by = "dkim"
     elif spf_result == "pass" and spf_aligned:
         by = "spf"
@@ -121,10 +138,11 @@ def examine(
         spf=spf_result,
         spf_domain=spf_domain,
         spf_aligned=spf_aligned,
-        signatures=tuple(signatures),
+        signatures=tuple(one.signature for one in examined),
         dmarc_policy=record.get("p"),
         ip=None if ip is None else str(ip),
         undecided=by is None and lookups.failed,
+        seal=next(iter(sorted(one.seal for one in examined if one.seal)), None),
     )
 
 
@@ -141,10 +159,14 @@ def client_ip(
     for received in headers.all("received")[:_MAX_RECEIVED]:
         if ip is None or not any(ip in network for network in networks):
             return ip
-        by = re.split(r"\sby\s", received, maxsplit=1)[0]
-        found = _BRACKETED_IP.findall(by)
-        ip = _parse_ip(found[-1]) if found else None
+        ip = _ip_seen(received)
     return ip
+
+
+def _ip_seen(received: str) -> IPv4Address | IPv6Address | None:
+    """The address of the host that a relay had the mail from, by its `Received` header."""
+    matches = (pattern.match(received.strip()) for pattern in _SEEN)
+    return next((_parse_ip(match[1]) for match in matches if match), None)
 
 
 def _parse_ip(text: str | None) -> IPv4Address | IPv6Address | None:
@@ -212,65 +234,145 @@ def _spf(ip: IPv4Address | IPv6Address | None, origin: Origin, lookups: Resolver
 
 def _signatures(
     raw: bytes, headers: Headers, sender_domain: str, record: dict[str, str], lookups: Resolver
-) -> list[Signature]:
-    count = len(headers.all("dkim-signature"))
-    if not count:
-        return []
-    doubled = next((name for name in _ONCE if len(headers.all(name)) > 1), None)
-    found: list[Signature] = []
-    for index in range(min(count, _MAX_SIGNATURES)):
-        verifier: Any = dkim.DKIM(raw, minkey=1024, timeout=5)
-        result, reason = _verify(verifier, index, lookups)
-        domain = _text(verifier.domain)
-        if result == "pass":
-            flaw = _flaw(verifier.signature_fields)
-            if doubled is not None:
-                flaw = f"the header {doubled} is there more than once"
-            if flaw is not None:
-                result, reason = "policy", flaw
-        found.append(
-            Signature(
-                domain=domain,
-                selector=_text(verifier.selector),
-                result=result,
-                aligned=_is_aligned(domain, sender_domain, record.get("adkim")),
-                reason=reason,
-            )
+) -> "list[_Examined]":
+    """The verdicts on as many signatures as anybody needs, those that may vouch for it first.
+
+    What strangers sign proves nothing here, so their keys are not looked up.
+    """
+    claims = [_Claim.read(n, value) for n, value in enumerate(headers.all("dkim-signature"))]
+    aligned = {
+        claim.number
+        for claim in claims
+        if _is_aligned(claim.domain, sender_domain, record.get("adkim"))
+    }
+    claims.sort(key=lambda claim: (claim.number not in aligned, claim.number))
+    return [
+        _Examined.of(raw, headers, claim, lookups)
+        if claim.number in aligned
+        else _Examined(claim.unaligned())
+        for claim in claims[:_MAX_SIGNATURES]
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """Who says to have signed a mail."""
+
+    number: int
+    domain: str
+    selector: str
+    relaxed_body: bool
+
+    @classmethod
+    def read(cls, number: int, value: str) -> "_Claim":
+        """What a signature says of itself; nothing if that cannot be read."""
+        if len(value) > _MAX_SIGNATURE_BYTES:
+            return cls(number, "", "", relaxed_body=False)
+        try:
+            fields = _tags(value.encode())
+        except ValueError:
+            return cls(number, "", "", relaxed_body=False)
+        domain, selector = _text(fields.get(b"d")), _text(fields.get(b"s"))
+        return cls(number, domain, selector, fields.get(b"c", b"").endswith(b"/relaxed"))
+
+    def unaligned(self) -> Signature:
+        """The verdict on one that cannot vouch for the sender."""
+        if not self.domain:
+            return Signature("", "", "fail", aligned=False, reason="it cannot be read")
+        return Signature(self.domain, self.selector, "unaligned", aligned=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Examined:
+    """The verdict on a signature."""
+
+    signature: Signature
+    # The same for each copy of the mail, whatever somebody wrote into it that is not signed.
+    seal: str | None = None
+
+    @property
+    def vouches(self) -> bool:
+        """Whether the sender is proven by it."""
+        return self.signature.result == "pass" and self.signature.aligned
+
+    @classmethod
+    def of(cls, raw: bytes, headers: Headers, claim: _Claim, lookups: Resolver) -> "_Examined":
+        """Of one of the sender's own domain."""
+        verifier: Any = dkim.DKIM(
+            _relaxed(raw) if claim.relaxed_body else raw, minkey=1024, timeout=5
         )
-    return found
+        result, reason = _verify(verifier, claim, headers, lookups)
+        signature = Signature(claim.domain, claim.selector, result, aligned=True, reason=reason)
+        if result != "pass" or "message-id" in _signed(verifier.signature_fields):
+            return cls(signature)
+        value = b"".join(verifier.signature_fields[b"b"].split()).rstrip(b"=")
+        return cls(signature, hashlib.sha256(value).hexdigest())
+
+
+def _relaxed(raw: bytes) -> bytes:
+    """The same mail to whoever reads its body as relaxed (RFC 6376, 3.4.4).
+
+    The library does that, too, but takes hours for a long row of blanks within a line.
+    """
+    head, separator, body = raw.partition(b"\r\n\r\n")
+    return head + separator + _BLANKS.sub(b" ", _TRAILING_BLANKS.sub(b"", body))
 
 
 def _verify(
-    verifier: Any, index: int, lookups: Resolver
-) -> tuple[Literal["pass", "fail", "temperror"], str]:
+    verifier: Any, claim: _Claim, headers: Headers, lookups: Resolver
+) -> tuple[Literal["pass", "fail", "temperror", "policy"], str]:
     failed: list[LookupFailed] = []
+    keys: list[bytes] = []
 
     def key_record(name: bytes | str, timeout: float = 5) -> bytes | None:
         del timeout  # The look-ups of a mail share one deadline.
         try:
-            texts = lookups.texts(_text(name))
+            keys.extend(lookups.texts(_text(name)))
         except LookupFailed as error:
             failed.append(error)
-            return None
-        return texts[0] if texts else None
+        return keys[0] if keys else None
 
     try:
-        if verifier.verify(idx=index, dnsfunc=key_record):
-            return "pass", ""
+        if verifier.verify(idx=claim.number, dnsfunc=key_record):
+            flaw = _flaw(claim, headers, verifier.signature_fields, keys[0])
+            return ("pass", "") if flaw is None else ("policy", flaw)
         reason = "the signature does not match"
     except Exception as error:  # The library stumbles over some signatures.
         reason = str(error) or type(error).__name__
     return ("temperror", str(failed[0])) if failed else ("fail", reason[:200])
 
 
-def _flaw(fields: dict[bytes, bytes]) -> str | None:
+def _flaw(claim: _Claim, headers: Headers, fields: dict[bytes, bytes], key: bytes) -> str | None:
     """Why a signature that is right does not count."""
-    algorithm = _text(fields.get(b"a", b""))
+    algorithm = _text(fields.get(b"a"))
     if algorithm in _WEAK_ALGORITHMS:
         return f"{algorithm} is too weak"
     if b"l" in fields:
         return "it does not cover the whole body"
+    for name in ("from", "subject"):
+        if headers.all(name) and name not in _signed(fields):
+            return f"it does not cover the header {name}"
+    doubled = next((name for name in _ONCE if len(headers.all(name)) > 1), None)
+    if doubled is not None:
+        return f"the header {doubled} is there more than once"
+    if _text(fields.get(b"d")) != claim.domain:
+        return "its domain can be read in more than one way"
+    if "y" in _text(_tags(key).get(b"t")).replace(" ", "").split(":"):
+        return "its domain only tries signing out"
     return None
+
+
+def _signed(fields: dict[bytes, bytes]) -> list[str]:
+    """The headers that a signature covers."""
+    return [name.strip().lower() for name in _text(fields.get(b"h")).split(":")]
+
+
+def _tags(text: bytes) -> dict[bytes, bytes]:
+    """A list of tags and values (RFC 6376, 3.2). Raises ValueError."""
+    try:
+        return cast("dict[bytes, bytes]", cast(Any, util).parse_tag_value(text))
+    except util.InvalidTagValueList as error:
+        raise ValueError(str(error) or "it is malformed") from error
 
 
 def _text(value: bytes | str | None) -> str:

@@ -15,7 +15,7 @@ from charset_normalizer import from_bytes
 
 from handinger.email import quoting
 from handinger.email.html import html_to_text
-from handinger.email.message import Mail, decoded
+from handinger.email.message import Mail, decoded, known_charset
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,14 @@ _MAX_CONTAINERS = 100
 _MAX_PARTS = 1000
 _MAX_DEPTH = 50
 _MAX_TEXT_CHARACTERS = 1_000_000
+# Each line is compared with the boundaries of all containers around it.
+_MAX_COMPARISONS = 20_000_000
+# And with the square of the length of a header that has parameters.
+_MAX_PARAMETER_BYTES = 16 * 1024
+_PARAMETERS = re.compile(
+    rb"(?:^|[\r\n])content-(?:type|disposition)[^\r\n]*(?:(?:\r\n|\r|\n)[ \t][^\r\n]*)*",
+    re.IGNORECASE,
+)
 _CONTAINER = re.compile(rb"boundary\s*[*=]|content-type\s*:\s*message/", re.IGNORECASE)
 # They belong to the transport or seal of a mail; who wants them has the original.
 _SEALS = (
@@ -66,7 +74,7 @@ class _Parts:
 
 def read(mail: Mail) -> Content:
     """Take a mail apart. Slow for large ones, so it belongs into a thread."""
-    if len(_CONTAINER.findall(mail.raw)) > _MAX_CONTAINERS:
+    if _would_take_too_long(mail.raw):
         return _kept_whole(mail)
     try:
         message = BytesParser().parsebytes(mail.raw)
@@ -86,6 +94,14 @@ def read(mail: Mail) -> Content:
         is_forward=is_forward,
         files=tuple(parts.files),
     )
+
+
+def _would_take_too_long(raw: bytes) -> bool:
+    containers = len(_CONTAINER.findall(raw))
+    lines = raw.count(b"\n") + raw.count(b"\r") - raw.count(b"\r\n")
+    if containers > _MAX_CONTAINERS or containers * lines > _MAX_COMPARISONS:
+        return True
+    return any(len(found[0]) > _MAX_PARAMETER_BYTES for found in _PARAMETERS.finditer(raw))
 
 
 def _kept_whole(mail: Mail) -> Content:
@@ -245,7 +261,7 @@ def _decode(content: bytes, charset: str | None) -> str:
         if candidate in ("iso-8859-1", "latin-1", "latin1"):
             candidate = "cp1252"
         try:
-            return content.decode(candidate)
+            return content.decode(known_charset(candidate))
         except (UnicodeDecodeError, LookupError, ValueError):
             continue
     best = from_bytes(content[:100_000]).best()
