@@ -100,7 +100,7 @@ class ToolCalls:
                 reserve=reserve,
             )
         )
-        self._count(part.tool_name, part.outcome)
+        self._count(part.tool_name, succeeded=part.outcome == "success")
 
     def _writes(self, effects: Effects, *, succeeded: bool) -> list[Write]:
         turn = self._attempt.turn
@@ -163,13 +163,14 @@ class ToolCalls:
     def _tell_failed(self, calls: Sequence[ToolCallPart], message: str) -> None:
         for call in calls:
             self._attempt.teller.tool_error(call.tool_call_id, message)
-            self._count(call.tool_name, "failed")
+            self._count(call.tool_name, succeeded=False)
         if calls:
             self._attempt.teller.finish_step()
 
-    def _count(self, tool: str, outcome: str) -> None:
+    def _count(self, tool: str, *, succeeded: bool) -> None:
         # Other names are those of MCP servers, or what the model made up.
         known = tool in self._attempt.process.metering.tools
+        outcome = "success" if succeeded else "failed"
         metrics.tool_calls.labels(tool if known else "other", outcome).inc()
 
 
