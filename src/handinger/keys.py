@@ -168,7 +168,8 @@ async def authenticate(database: Database, authorization: str | None) -> Caller:
     secret = secret.strip()
     if scheme.lower() != "bearer" or not _SECRET.fullmatch(secret):
         raise Unauthorized(
-            "The Authorization header must be `Bearer` and a key that begins with hdg_live_."
+            "The Authorization header must be `Bearer` and a whole API key: hdg_live_ and 32 or"
+            " more letters, digits, - and _."
         )
     async with database.system().statements() as sql:
         caller = await sql.first(

@@ -95,7 +95,7 @@ def test_schedules_are_listed_and_cancelled(cli: Cli, stub: Stub):
     assert [json.loads(line) for line in out.splitlines()] == [MADE]
     _, out, _ = cli("workers:schedules", "list", WORKER_ID, "--format", "pretty")
     assert out.splitlines()[1].split(maxsplit=1)[0] == "sch_1"
-    assert "once, after 1 min 00 s  2030-01-01T00:00:00Z" in out
+    assert "once, after 1m" in out
     arguments = ["--worker-id", WORKER_ID, "--schedule-id", "sch_1"]
     status, out, _ = cli("workers:schedules", "cancel", *arguments)
     assert (status, json.loads(out)) == (0, {"cancelled": True})

@@ -1,4 +1,4 @@
-"""Arguments whose value stands elsewhere (`@file`, `@-`, `-`), or is JSON or relaxed YAML."""
+"""Arguments whose value stands elsewhere (`@file`, `@-`), or is JSON or relaxed YAML."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 def read_text(value: str) -> str:
-    r"""The value itself, or with `@` before it what that file or, for `-`, the input holds.
+    r"""The value itself, or with `@` before it what that file or, for `@-`, the input holds.
 
-    `-` alone is the input too; `\@` stands for an `@` at the beginning, and `\-` for a dash.
+    As with `$(...)` in a shell, line ends behind that are left out. `\@` stands for an `@` at the
+    beginning, and `\-` for a dash.
     """
     if value.startswith("\\@") or value == "\\-":
         return _require_unicode(value[1:])
-    if value == "-":
-        value = "@-"
     if not value.startswith("@"):
         return _require_unicode(value)
     name = value[1:]
     try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        return text.rstrip("\r\n")
     except OSError as error:
         raise CommandError(f"{name} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -34,12 +34,11 @@ def read_text(value: str) -> str:
 
 
 def read_mapping(value: str, *, option: str) -> JsonObject:
-    """An object in JSON or in YAML, `{delayInSeconds: 60, type: delayed}`; `read_text` reads it."""
-    text = read_text(value)
+    """An object in JSON or in YAML, `{delayInSeconds: 60, type: delayed}`."""
     try:
-        parsed: object = json.loads(text)
+        parsed: object = json.loads(value)
     except ValueError:
-        parsed = _read_yaml(text, option=option)
+        parsed = _read_yaml(value, option=option)
     if not isinstance(parsed, dict):
         raise CommandError(f"{option} must be an object, such as '{{name: value}}'.")
     return cast("JsonObject", parsed)

@@ -34,8 +34,8 @@ def show(*, org: Org = None, options: Annotated[Options, Parameter(parse=False)]
         from handinger.cli import administration
 
         limits, month_usd = asyncio.run(administration.show_budgets(org))
-    shape = options.shape()
-    if shape == "pretty":
+
+    def pretty() -> None:
         from handinger.cli import pretty
 
         rows = [
@@ -43,13 +43,13 @@ def show(*, org: Org = None, options: Annotated[Options, Parameter(parse=False)]
             for name, caps in limits.items()
         ]
         pretty.stdout().print(pretty.rows(rows, "level", "model calls", "USD", "seconds"))
-        output.note(f"A month: {_written(month_usd)} USD")
-    else:
-        records: list[JsonObject] = [
-            {"level": name, **caps.model_dump(by_alias=True)} for name, caps in limits.items()
-        ]
-        records.append({"level": "month", "usd": month_usd})
-        output.write_records(records, shape)
+        output.note(f"A month: {_dollars(month_usd)}.")
+
+    records: list[JsonObject] = [
+        {"level": name, **caps.model_dump(by_alias=True)} for name, caps in limits.items()
+    ]
+    records.append({"level": "month", "usd": month_usd})
+    output.show_records(records, options, pretty=pretty)
 
 
 @app.command(name="set", help_epilogue=example("handinger budgets set low --usd 0.20"))
@@ -89,7 +89,7 @@ def cap(
         from handinger.cli import administration
 
         organization = asyncio.run(administration.cap_month(amount, org))
-    output.note(f"{organization.name} may spend {_written(amount)} USD a month.")
+    output.note(f"A month of {organization.name}: {_dollars(amount)}.")
 
 
 def _set(level: Level, caps: Mapping[str, float | None], org: str | None) -> None:
@@ -113,3 +113,7 @@ def _cap(name: str, text: str) -> float | None:
 
 def _written(cap: float | None) -> str:
     return "no cap" if cap is None else f"{cap:g}"
+
+
+def _dollars(cap: float | None) -> str:
+    return "no cap" if cap is None else f"at most {cap:g} USD"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from handinger.cli import output
+from handinger.cli import output, wording
 from handinger.cli.examples import example
 from handinger.cli.keys import Org
 from handinger.cli.options import Options
@@ -35,7 +35,7 @@ def grant(
         from handinger.cli import administration
 
         organization, account = asyncio.run(administration.grant_credits(credits, note, org))
-    output.note(f"{organization.name} has {account.balance_credits} credits.")
+    output.note(f"{organization.name} has {wording.counted(account.balance_credits, 'credit')}.")
 
 
 @app.command(help_epilogue=example("handinger credits show"))
@@ -45,11 +45,11 @@ def show(*, org: Org = None, options: Annotated[Options, Parameter(parse=False)]
         from handinger.cli import administration
 
         organization, account = asyncio.run(administration.show_account(org))
-    shape = options.shape()
-    if shape == "pretty":
-        output.note(_sentence(organization, account))
-    else:
-        output.write_records([_record(organization, account)], shape)
+    output.show(
+        _record(organization, account),
+        options,
+        pretty=lambda: output.note(_sentence(organization, account)),
+    )
 
 
 @app.command(help_epilogue=example("handinger credits unlimited"))
@@ -65,7 +65,7 @@ def unlimited(*, org: Org = None) -> None:
 def _sentence(organization: Organization, account: Account | None) -> str:
     if account is None or account.balance_credits is None:
         return f"The credits of {organization.name} are not limited."
-    return f"{organization.name} has {account.balance_credits} credits."
+    return f"{organization.name} has {wording.counted(account.balance_credits, 'credit')}."
 
 
 def _record(organization: Organization, account: Account | None) -> JsonObject:

@@ -21,13 +21,14 @@ def doctor(*, options: Annotated[Options, Parameter(parse=False)]) -> ExitCode:
         from handinger.sandbox import survey
 
         found = asyncio.run(survey.examine(settings.load()))
-    shape = options.shape()
-    if shape == "pretty":
+
+    def pretty() -> None:
         from handinger.cli import pretty
 
         for finding in found.findings:
             told = f"{finding.state:<8}{finding.name}: {finding.detail} {finding.advice}"
             pretty.stdout().print(told.rstrip(), soft_wrap=True, markup=False)
-    else:
-        output.write_records([dataclasses.asdict(finding) for finding in found.findings], shape)
+
+    records = [dataclasses.asdict(finding) for finding in found.findings]
+    output.show_records(records, options, pretty=pretty)
     return ExitCode.OK if found.host is not None else ExitCode.FAILED

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from handinger._version import __version__
+from handinger.cli.arguments import read_text
 from handinger.cli.examples import example
 from handinger.cli.failures import CommandError, ExitCode, describe, exit_code_of, record_of
 from handinger.cli.options import ErrorFormat, Format, Options
@@ -97,8 +98,13 @@ app.command(
     help_epilogue=example("handinger config --transform HANDINGER_DATA_DIR -r"),
 )
 app.command(
-    "handinger.cli.doctor:doctor", name="doctor", help="What workers' commands can do on this host."
+    "handinger.cli.doctor:doctor",
+    name="doctor",
+    help="What workers' commands can do on this host.",
+    help_epilogue=example("handinger doctor"),
 )
+# A cron expression may be `@daily`, which is no file.
+_AS_IT_IS = ("cron",)
 _GLOBAL = Group("Global options", sort_key=100)
 
 
@@ -160,7 +166,16 @@ def _launch(
 def _run_command(tokens: Sequence[str], options: Options) -> object:
     # A path that cannot be read is refused before anything is done.
     options.pick(None)
-    command, bound, unbound = app.parse_args(tokens)
+    # A dash alone is a value here, and for the parser the beginning of an option.
+    command, bound, unbound = app.parse_args(["@-" if word == "-" else word for word in tokens])
+    texts = {
+        name: value
+        for name, value in bound.arguments.items()
+        if isinstance(value, str) and name not in _AS_IT_IS
+    }
+    if list(texts.values()).count("@-") > 1:
+        raise CommandError("Only one value can come from the standard input.")
+    bound.arguments |= {name: read_text(value) for name, value in texts.items()}
     given = {"options": options} if "options" in unbound else {}
     return command(*bound.args, **bound.kwargs, **given)
 

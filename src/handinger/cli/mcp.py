@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from handinger.cli import output, wording
+from handinger.cli.examples import example
 from handinger.cli.failures import CommandError
 from handinger.cli.keys import Org
 from handinger.cli.options import Options
@@ -24,7 +25,11 @@ app = App(name="mcp", help_format="plaintext")
 _Name = Annotated[str, Parameter(help="What to call it; its tools are called NAME_TOOL.")]
 
 
-@app.command
+@app.command(
+    help_epilogue=example(
+        'handinger mcp add notes https://mcp.example.com/mcp --header "Authorization=Bearer $TOKEN"'
+    )
+)
 def add(
     name: _Name,
     target: Annotated[
@@ -67,26 +72,26 @@ def add(
     )
 
 
-@app.command(name="list")
+@app.command(name="list", help_epilogue=example("handinger mcp list"))
 def list_(*, org: Org = None, options: Annotated[Options, Parameter(parse=False)]) -> None:
     """List the servers of an organization, without their secrets."""
     with server_errors():
         from handinger.cli import administration
 
         found = asyncio.run(administration.list_mcp_servers(org))
-    shape = options.shape()
-    if shape == "pretty":
+
+    def pretty() -> None:
         from handinger.cli import pretty
 
         table = (
             (one.name, one.target, _writers(one), wording.moment(one.created_at)) for one in found
         )
         pretty.stdout().print(pretty.rows(table, "server", "at", "may write", "added"))
-    else:
-        output.write_records([_record(server) for server in found], shape)
+
+    output.show_records([_record(server) for server in found], options, pretty=pretty)
 
 
-@app.command
+@app.command(help_epilogue=example("handinger mcp check notes"))
 def check(
     name: _Name,
     *,
@@ -98,19 +103,19 @@ def check(
         from handinger.cli import administration
 
         tools = asyncio.run(administration.check_mcp_server(name, org))
-    shape = options.shape()
-    if shape == "pretty":
+
+    def pretty() -> None:
         from handinger.cli import pretty
 
         table = (
             (tool.name, "yes" if tool.may_write else "no", tool.description[:100]) for tool in tools
         )
         pretty.stdout().print(pretty.rows(table, "tool", "always allowed", "does"))
-    else:
-        output.write_records([_tool_record(tool) for tool in tools], shape)
+
+    output.show_records([_tool_record(tool) for tool in tools], options, pretty=pretty)
 
 
-@app.command
+@app.command(help_epilogue=example("handinger mcp remove notes"))
 def remove(name: _Name, *, org: Org = None) -> None:
     """Take a server and its secrets away."""
     with server_errors():

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from handinger.cli.options import Options, Shape
+    from handinger.cli.options import Options
     from handinger.sdk.caller import APIResponse
-    from handinger.sdk.models import ApiObject, JsonObject
+    from handinger.sdk.models import JsonObject
 
 
 def show(value: JsonValue, options: Options, *, pretty: Callable[[], object]) -> None:
@@ -68,20 +68,6 @@ def write_json(value: JsonValue, *, indent: int | None = None) -> None:
     """One JSON document on the standard output, at once."""
     separators = None if indent else (",", ":")
     _write_text(json.dumps(value, ensure_ascii=False, indent=indent, separators=separators) + "\n")
-
-
-def write_object(answer: ApiObject, shape: Shape) -> None:
-    """An answer for programs."""
-    write_json(answer.to_dict(), indent=2 if shape == "json" else None)
-
-
-def write_records(records: Sequence[JsonObject], shape: Shape) -> None:
-    """A list for programs: one array, or for `jsonl` a line each."""
-    if shape == "jsonl":
-        for record in records:
-            write_json(record)
-    else:
-        write_json(list(records), indent=2 if shape == "json" else None)
 
 
 def note(message: str) -> None:

@@ -25,14 +25,14 @@ def prices(
     """Show the prices that apply to a model, and where they come from."""
     with server_errors():
         record = _record(model)
-    shape = options.shape()
-    if shape == "pretty":
+
+    def pretty() -> None:
         from handinger.cli import pretty
 
         rows = ((str(key), str(value)) for key, value in record.items())
-        pretty.stdout().print(pretty.rows(rows, "", ""))
-    else:
-        output.write_records([record], shape)
+        pretty.stdout().print(pretty.rows(rows))
+
+    output.show(record, options, pretty=pretty)
 
 
 def _record(model: str | None) -> JsonObject:

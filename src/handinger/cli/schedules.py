@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from handinger.cli import output, wording
-from handinger.cli.arguments import read_text
 from handinger.cli.examples import example
 from handinger.cli.parameters import Budget, Given, IdempotencyKey, Input, MaxItems, WorkerId
 from handinger.cli.timing import read_when
@@ -67,7 +67,7 @@ def create(
     with options.client() as client:
         answer = client.workers.schedules.with_raw_response.create(
             worker_id,
-            input=read_text(input),
+            input=input,
             when=timing,
             budget=budget,
             idempotency_key=idempotency_key,
@@ -97,7 +97,7 @@ def _show_all(schedules: list[Any]) -> None:
         (
             str(schedule.get("id")),
             _rule(schedule),
-            str(schedule.get("nextRunAt") or ""),
+            _moment(schedule.get("nextRunAt")),
             str(schedule.get("budget")),
             wording.one_line(str(schedule.get("input")), limit=60),
         )
@@ -110,13 +110,17 @@ def _show_all(schedules: list[Any]) -> None:
         console.print("No schedules.")
 
 
+def _moment(at: str | None) -> str:
+    return "" if at is None else wording.moment(datetime.fromisoformat(at))
+
+
 def _rule(schedule: dict[str, Any]) -> str:
     match schedule.get("type"):
         case "cron":
             return f"{schedule.get('cron')} {schedule.get('timezone') or 'UTC'}"
         case "interval":
-            return f"every {wording.duration(schedule.get('intervalSeconds', 0))}"
+            return f"every {wording.span(schedule.get('intervalSeconds', 0))}"
         case "delayed":
-            return f"once, after {wording.duration(schedule.get('delayInSeconds', 0))}"
+            return f"once, after {wording.span(schedule.get('delayInSeconds', 0))}"
         case kind:
             return "once" if kind == "scheduled" else str(kind)

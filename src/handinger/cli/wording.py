@@ -48,6 +48,16 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
+def span(seconds: int) -> str:
+    """As the options take it: `90s`, `10m`, `1h30m`, `2d`."""
+    pieces: list[str] = []
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, seconds = divmod(seconds, length)
+        if count:
+            pieces.append(f"{count}{unit}")
+    return "".join(pieces) or "0s"
+
+
 def bytes_size(size: int) -> str:
     """`812 B`, `1.2 kB`."""
     amount, unit = float(size), 0

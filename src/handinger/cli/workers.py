@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from cyclopts import App, Parameter
 
 from handinger.cli import following, output, wording
-from handinger.cli.arguments import read_mapping, read_text
+from handinger.cli.arguments import read_mapping
 from handinger.cli.examples import example
 from handinger.cli.failures import CommandError
 from handinger.cli.following import Instruction, Place
@@ -67,7 +67,7 @@ def create(
 ) -> int:
     """Create a worker and run its first turn."""
     params: CreateParams = {
-        "input": read_text(input),
+        "input": input,
         "budget": budget,
         "files": file,
         "metadata": None if metadata is None else read_mapping(metadata, option="--metadata"),
@@ -96,7 +96,7 @@ def continue_(
 ) -> int:
     """Give a worker its next instruction."""
     params: CreateParams = {
-        "input": read_text(input),
+        "input": input,
         "budget": budget,
         "files": file,
         "idempotency_key": idempotency_key,
@@ -237,7 +237,7 @@ def retrieve_file(
 ) -> None:
     """Fetch a file of a worker."""
     with options.client() as client:
-        if target is not None and str(target) != "-":
+        if target is not None and str(target) != "@-":
             _download(client, worker_id, file_path, target)
         elif target is None and sys.stdout.isatty():
             _print_text(client.workers.retrieve_file(file_path, worker_id=worker_id))

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Literal, TypeVar, Unpack, overload
 
 from handinger.sdk import downloads, operations
 from handinger.sdk.answers import FileContent
+from handinger.sdk.binding import Binding
 from handinger.sdk.caller import AsyncCaller, Caller
 from handinger.sdk.downloads import Download, Progress, Target
 from handinger.sdk.drivers import AsyncDriver, Driver
-from handinger.sdk.exchange import Attempts, Operation
+from handinger.sdk.exchange import Attempts
 from handinger.sdk.operations import (
     ContinueParams,
     CreateParams,
@@ -26,7 +27,6 @@ from handinger.sdk.streams import (
     EventStream,
     OnEvent,
     StreamSession,
-    WorkerEvents,
     turn_session,
     updates_session,
 )
@@ -52,6 +52,7 @@ class Workers:
         caller = Caller(driver, attempts, raw)
         self._driver = driver
         self._attempts = attempts
+        self._binding = Binding(driver, attempts)
         self._call = caller.call
         self.schedules = Schedules(caller)
 
@@ -81,8 +82,8 @@ class Workers:
         """
         operation = operations.create(background=background, **params)
         if stream:
-            return self._open(self._turn(operation, params))
-        return self._call(operation.then(self._bind))
+            return self._open(turn_session(operation, self._attempts, options=params))
+        return self._call(operation.then(self._binding.worker))
 
     @overload
     def continue_(
@@ -110,8 +111,10 @@ class Workers:
         """Give the next instruction in the same conversation; like `create` otherwise."""
         operation = operations.continue_(worker_id, background=background, **params)
         if stream:
-            return self._open(self._turn(operation, params, worker_id=worker_id))
-        return self._call(operation.then(self._bind))
+            return self._open(
+                turn_session(operation, self._attempts, worker_id=worker_id, options=params)
+            )
+        return self._call(operation.then(self._binding.worker))
 
     def run(
         self,
@@ -126,15 +129,15 @@ class Workers:
         called with each event on the way.
         """
         params: CreateParams = {"input": input, **options}
-        session = self._turn(operations.create(**params), params)
-        return self._bind(self._driver.run(session.run(on_event)))
+        session = turn_session(operations.create(**params), self._attempts, options=params)
+        return self._binding.worker(self._driver.run(session.run(on_event)))
 
     def retrieve(
         self, worker_id: str, *, messages: bool = True, **options: Unpack[RequestOptions]
     ) -> Worker:
         """The worker as of now, with or without its conversation."""
         operation = operations.retrieve(worker_id, messages=messages, **options)
-        return self._call(operation.then(self._bind))
+        return self._call(operation.then(self._binding.worker))
 
     def wait(
         self,
@@ -145,7 +148,7 @@ class Workers:
     ) -> Worker:
         """Follow the worker until nothing is left to do, and return it."""
         session = updates_session(worker_id, self._attempts, **options)
-        return self._bind(self._driver.run(session.run(on_event)))
+        return self._binding.worker(self._driver.run(session.run(on_event)))
 
     def list(
         self,
@@ -157,7 +160,7 @@ class Workers:
     ) -> WorkerPage:
         """One page of workers, newest first, without their messages."""
         operation = operations.list_workers(limit=limit, cursor=cursor, status=status, **options)
-        return self._call(operation.then(self._bind_page))
+        return self._call(operation.then(self._binding.page))
 
     def iterate(
         self, *, status: WorkerStatus | None = None, **options: Unpack[RequestOptions]
@@ -175,7 +178,7 @@ class Workers:
     ) -> Worker:
         """Stop the running turn and drop the waiting ones, or `turn_id` only; returns once done."""
         operation = operations.cancel(worker_id, turn_id=turn_id, **options)
-        return self._call(operation.then(self._bind))
+        return self._call(operation.then(self._binding.worker))
 
     def delete(self, worker_id: str, **options: Unpack[RequestOptions]) -> Deletion:
         """Cancel, then remove the worker and all that is its own."""
@@ -263,27 +266,6 @@ class Workers:
             )
         )
 
-    def follow(self, worker_id: str) -> WorkerEvents:
-        """What `worker.follow()` gives: like `stream_updates`, connected when it is iterated."""
-        return WorkerEvents(updates_session(worker_id, self._attempts), self._driver)
-
-    def _turn(
-        self,
-        operation: Operation[Worker],
-        options: RequestOptions,
-        *,
-        worker_id: str | None = None,
-    ) -> StreamSession:
-        return turn_session(operation, self._attempts, worker_id=worker_id, options=options)
-
-    def _bind(self, worker: Worker) -> Worker:
-        return worker.bind(self.follow)
-
-    def _bind_page(self, page: WorkerPage) -> WorkerPage:
-        for worker in page.workers:
-            worker.bind(self.follow)
-        return page
-
     def _open(self, session: StreamSession) -> EventStream:
         self._driver.run(session.connect())
         return EventStream(session, self._driver)
@@ -296,6 +278,7 @@ class AsyncWorkers:
         caller = AsyncCaller(driver, attempts, raw)
         self._driver = driver
         self._attempts = attempts
+        self._binding = Binding(driver, attempts)
         self._call = caller.call
         self.schedules = AsyncSchedules(caller)
 
@@ -323,8 +306,8 @@ class AsyncWorkers:
     ) -> Worker | AsyncEventStream:
         operation = operations.create(background=background, **params)
         if stream:
-            return await self._open(self._turn(operation, params))
-        return await self._call(operation.then(self._bind))
+            return await self._open(turn_session(operation, self._attempts, options=params))
+        return await self._call(operation.then(self._binding.worker))
 
     @overload
     async def continue_(
@@ -351,8 +334,10 @@ class AsyncWorkers:
     ) -> Worker | AsyncEventStream:
         operation = operations.continue_(worker_id, background=background, **params)
         if stream:
-            return await self._open(self._turn(operation, params, worker_id=worker_id))
-        return await self._call(operation.then(self._bind))
+            return await self._open(
+                turn_session(operation, self._attempts, worker_id=worker_id, options=params)
+            )
+        return await self._call(operation.then(self._binding.worker))
 
     async def run(
         self,
@@ -362,14 +347,14 @@ class AsyncWorkers:
         **options: Unpack[RunOptions],
     ) -> Worker:
         params: CreateParams = {"input": input, **options}
-        session = self._turn(operations.create(**params), params)
-        return self._bind(await self._driver.run(session.run(on_event)))
+        session = turn_session(operations.create(**params), self._attempts, options=params)
+        return self._binding.worker(await self._driver.run(session.run(on_event)))
 
     async def retrieve(
         self, worker_id: str, *, messages: bool = True, **options: Unpack[RequestOptions]
     ) -> Worker:
         operation = operations.retrieve(worker_id, messages=messages, **options)
-        return await self._call(operation.then(self._bind))
+        return await self._call(operation.then(self._binding.worker))
 
     async def wait(
         self,
@@ -379,7 +364,7 @@ class AsyncWorkers:
         **options: Unpack[RequestOptions],
     ) -> Worker:
         session = updates_session(worker_id, self._attempts, **options)
-        return self._bind(await self._driver.run(session.run(on_event)))
+        return self._binding.worker(await self._driver.run(session.run(on_event)))
 
     async def list(
         self,
@@ -390,7 +375,7 @@ class AsyncWorkers:
         **options: Unpack[RequestOptions],
     ) -> WorkerPage:
         operation = operations.list_workers(limit=limit, cursor=cursor, status=status, **options)
-        return await self._call(operation.then(self._bind_page))
+        return await self._call(operation.then(self._binding.page))
 
     async def iterate(
         self, *, status: WorkerStatus | None = None, **options: Unpack[RequestOptions]
@@ -407,7 +392,7 @@ class AsyncWorkers:
         self, worker_id: str, *, turn_id: str | None = None, **options: Unpack[PostOptions]
     ) -> Worker:
         operation = operations.cancel(worker_id, turn_id=turn_id, **options)
-        return await self._call(operation.then(self._bind))
+        return await self._call(operation.then(self._binding.worker))
 
     async def delete(self, worker_id: str, **options: Unpack[RequestOptions]) -> Deletion:
         return await self._call(operations.delete(worker_id, **options))
@@ -481,26 +466,6 @@ class AsyncWorkers:
                 **options,
             )
         )
-
-    def follow(self, worker_id: str) -> WorkerEvents:
-        return WorkerEvents(updates_session(worker_id, self._attempts), self._driver)
-
-    def _turn(
-        self,
-        operation: Operation[Worker],
-        options: RequestOptions,
-        *,
-        worker_id: str | None = None,
-    ) -> StreamSession:
-        return turn_session(operation, self._attempts, worker_id=worker_id, options=options)
-
-    def _bind(self, worker: Worker) -> Worker:
-        return worker.bind(self.follow)
-
-    def _bind_page(self, page: WorkerPage) -> WorkerPage:
-        for worker in page.workers:
-            worker.bind(self.follow)
-        return page
 
     async def _open(self, session: StreamSession) -> AsyncEventStream:
         await self._driver.run(session.connect())
