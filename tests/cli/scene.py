@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class Scene:
 
 
 @contextlib.contextmanager
-def opened(folder: Path) -> Iterator[Scene]:
+def opened(folder: Path) -> Generator[Scene]:
     """A scene for as long as the context lasts."""
     environment = {"HANDINGER_EMAIL_DOMAIN": "workers.example.org"}
     server = HandingerServer(folder / "data", environment=environment)

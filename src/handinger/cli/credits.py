@@ -35,7 +35,7 @@ def grant(
         from handinger.cli import administration
 
         organization, account = asyncio.run(administration.grant_credits(credits, note, org))
-    output.note(f"{organization.name} has {wording.counted(account.balance_credits, 'credit')}.")
+    output.note(_sentence(organization, account))
 
 
 @app.command(help_epilogue=example("handinger credits show"))
