@@ -94,17 +94,22 @@ class Metering:
     price: Price | None
     output_limit: int | None  # of the model
     tools: Mapping[str, ToolDefinition] = field(default_factory=dict[str, ToolDefinition])
+    tool_bytes: int = field(init=False)  # of the definitions that every call sends
+    _told: str = field(init=False)
     _learned: dict[str, int] = field(default_factory=dict[str, int])
+
+    def __post_init__(self) -> None:
+        self.tool_bytes = definition_bytes(self.tools.values())
+        self._told = "\0".join(_definition(tool).decode() for tool in self.tools.values())
 
     @property
     def usual_output(self) -> int:
         """The output limit of a call for which there is money enough."""
         return self.settings.max_output_tokens or self.output_limit or _USUAL_OUTPUT
 
-    @property
-    def tool_bytes(self) -> int:
-        """Of the definitions that every call sends."""
-        return definition_bytes(self.tools.values())
+    def prefix(self, text: str) -> str:
+        """What names the beginning of calls with these instructions, and the same tools."""
+        return hashlib.sha256(f"{text}\0{self._told}".encode()).hexdigest()[:16]
 
     def learn(self, prefix: str, input_tokens: int) -> None:
         """A call that began with this prefix had so many tokens; so the prefix has no more."""
@@ -192,8 +197,7 @@ class Meter:
         self._model = model
         text = instructions + prompt.CONCLUDE
         self._prefix_bytes = _FRAME_OF_REQUEST + _bytes(text) + metering.tool_bytes
-        told = [text, *(_definition(tool).decode() for tool in metering.tools.values())]
-        self._prefix = hashlib.sha256("\0".join(told).encode()).hexdigest()[:16]
+        self._prefix = metering.prefix(text)
 
     # Bounds
 

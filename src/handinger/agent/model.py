@@ -8,6 +8,7 @@ from pydantic_ai.messages import ModelResponse
 from pydantic_ai.models import Model, infer_model
 from pydantic_ai.settings import ModelSettings
 
+from handinger.agent import schemas
 from handinger.budgets import Charge, Reservation, Spending
 from handinger.errors import ConfigurationError
 from handinger.prices import Price
@@ -26,7 +27,7 @@ def build(settings: Settings) -> Model:
 
         return DemoModel()
     try:
-        return infer_model(name)
+        model = infer_model(name)
     except ImportError as error:
         raise ConfigurationError(
             f"HANDINGER_MODEL={name} needs a package that is not installed: {error}"
@@ -34,6 +35,8 @@ def build(settings: Settings) -> Model:
     except Exception as error:  # Each provider raises its own kind for a missing key or a bad name.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigurationError(f"HANDINGER_MODEL={name} cannot be used: {reason}") from error
+    schemas.remember(model)
+    return model
 
 
 def request_settings(settings: Settings) -> ModelSettings:

@@ -164,5 +164,6 @@ def make_agent(
     )
 
 
-def _instructions(ctx: RunContext[StepContext]) -> str:
+async def _instructions(ctx: RunContext[StepContext]) -> str:
+    """Asynchronous, because others are called in a thread."""
     return ctx.deps.instructions
