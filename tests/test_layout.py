@@ -21,34 +21,6 @@ MACHINE_PATHS = re.compile(
 )
 UNFINISHED = re.compile(r"\b(?:TODO|FIXME)\b")
 
-# Who may see every tenant's rows, and why it must.
-SYSTEM_USES = {
-    "api/health.py _database_problem",  # asks whether the database answers
-    "email/addresses.py find",  # finds out whose mail it is
-    "email/answering.py answer",  # a job names a turn, and the look says whose it is
-    "email/delivering.py deliver",  # a job names a mail
-    "email/listing.py sent_file",  # by the token of a mail, which its recipient has
-    "engine/queue.py Engine._requeue",  # the queue knows no tenants
-    "engine/queue.py Engine._rescue",
-    "keys.py authenticate",  # finds out whose request it is
-    "keys.py create_organization",  # organizations are the tenants
-    "keys.py first_organization",
-    "keys.py list_organizations",
-    "live.py Hub._notify",  # a notice, no rows
-    "schedules/firing.py Alarm.keep_set",  # a time, no rows
-    "schedules/firing.py Alarm._due",  # finds out whose schedules are due
-    "schedules/firing.py reset",  # a time, no rows
-    "turns/deliveries.py Deliveries._write",  # by ids that this process was given
-    "turns/execution.py claim",  # a job names a worker, and the claim says whose it is
-    "turns/garbage.py _collect_batch",  # bytes of workers that may be gone
-    "turns/housekeeping.py Housekeeping._measure_queue",  # counts
-    "turns/housekeeping.py forget_old_requests",
-    "turns/housekeeping.py requeue_orphans",
-    "turns/reading.py load_entries",  # of a turn that its caller may read
-    "turns/reading.py moved",
-    "turns/reading.py refresh",
-}
-
 
 def _texts() -> Iterator[tuple[str, str]]:
     """Every text file of the project, with its path from the root."""
@@ -56,6 +28,8 @@ def _texts() -> Iterator[tuple[str, str]]:
     for path in sorted([*files, *ROOT.iterdir()]):
         name = path.relative_to(ROOT)
         hidden = any(part.startswith((".", "__pycache__")) for part in name.parent.parts)
+        if name == Path(".git"):
+            continue  # In a worktree a file, with a path of the machine in it.
         if path.is_file() and path.suffix in SUFFIXES and not hidden and name != OWN_NAME:
             yield name.as_posix(), path.read_text(encoding="utf-8")
 
@@ -112,29 +86,3 @@ def test_nothing_is_marked_as_unfinished():
 def test_every_module_says_what_it_owns():
     silent = {name for name, module in _modules() if not ast.get_docstring(module)}
     assert silent <= {"_version.py"}  # Its one constant says it.
-
-
-def test_who_sees_every_tenant_is_listed():
-    uses = {
-        f"{name} {function}"
-        for name, module in _modules()
-        for function in _users_of_system(module)
-        if name != "storage/database.py"
-    }
-    assert uses == SYSTEM_USES
-
-
-def _users_of_system(tree: ast.AST, inside: str = "") -> Iterator[str]:
-    """The functions, dotted behind their classes, that call `Database.system`."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield from _users_of_system(node, f"{inside}.{node.name}".lstrip("."))
-            continue
-        match node:
-            case ast.Call(func=ast.Attribute(value=ast.Name(id="platform"))):
-                pass  # The standard library's.
-            case ast.Call(func=ast.Attribute(attr="system")):
-                yield inside
-            case _:
-                pass
-        yield from _users_of_system(node, inside)

@@ -18,14 +18,16 @@ import psycopg
 import pytest
 
 from handinger.errors import DatabaseError
-from handinger.storage import embedded
 from handinger.storage.embedded import (
     DataDirectoryInUse,
     EmbeddedPostgres,
     EmbeddedPostgresError,
     EmbeddedPostgresUnavailable,
     ServeLock,
+    account,
+    cluster,
 )
+from handinger.storage.embedded.folder import short_name
 
 IS_ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -425,7 +427,7 @@ def test_leaving_does_not_signal_a_program_that_the_pid_file_names_by_chance(dat
 
 
 def test_a_server_whose_socket_was_removed_is_started_again(data_dir, monkeypatch):
-    monkeypatch.setattr(embedded, "_DEAF_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(cluster, "_DEAF_TIMEOUT_S", 0.2)
     postgres = EmbeddedPostgres.join(data_dir)
     pid = postmaster_of(data_dir)
     (data_dir / "postgres" / ".s.PGSQL.5432").unlink()
@@ -502,7 +504,7 @@ def test_a_server_that_refuses_us_is_quoted_and_stopped_again(place, made_once):
 
 @pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps")
 def test_without_a_proc_file_system_processes_are_recognised_as_well(data_dir, monkeypatch):
-    monkeypatch.setattr(embedded, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(cluster, "sys", SimpleNamespace(platform="darwin"))
     (data_dir / "postgres" / "postmaster.pid").write_text(f"{os.getpid()}\n")
     postgres = EmbeddedPostgres.join(data_dir)
     assert ask(postgres.url, "SELECT 1") == 1
@@ -545,7 +547,7 @@ def test_a_full_disk_is_named_and_nothing_half_made_stays(place):
 
 
 def test_the_log_begins_anew_when_it_has_grown(data_dir, monkeypatch):
-    monkeypatch.setattr(embedded, "_LOG_LIMIT_BYTES", 100)
+    monkeypatch.setattr(cluster, "_LOG_LIMIT_BYTES", 100)
     (data_dir / "postgres.log").write_text("old " * 100)
     postgres = EmbeddedPostgres.join(data_dir)
     assert "old" not in (data_dir / "postgres.log").read_text()
@@ -558,7 +560,7 @@ def test_no_folder_on_the_way_changes_its_mode_or_owner(place):
     data_dir.mkdir(parents=True)
     (place / "home").chmod(0o700)
     data_dir.chmod(0o750)
-    wheel = embedded._programs()
+    wheel = account.programs()
     watched = [data_dir, *data_dir.parents, wheel, *wheel.parents]
 
     def permissions() -> list[tuple[int, int, int]]:
@@ -632,7 +634,7 @@ def test_a_socket_folder_that_is_not_ours_alone_is_not_used(deep_dir, place, mon
     (place / "second").mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(place / "first"))
     monkeypatch.setattr(tempfile, "tempdir", str(place / "second"))
-    squatted = place / "first" / embedded._short_name(deep_dir)
+    squatted = place / "first" / short_name(deep_dir)
     if trap == "a link":
         (place / "elsewhere").mkdir(mode=0o700)
         squatted.symlink_to(place / "elsewhere")
@@ -725,10 +727,10 @@ AS_NOBODY = """
 import os, sys
 from pathlib import Path
 import psycopg
-from handinger.storage import embedded
+from handinger.storage.embedded import account
 from handinger.storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
 
-embedded._programs()  # Found while the interpreter's own files can still be read.
+account.programs()  # Found while the interpreter's own files can still be read.
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
@@ -801,9 +803,9 @@ def without_user_namespaces(place, monkeypatch) -> Iterator[Path]:
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(embedded, "_SYSTEM_HOME", place / "var" / "handinger")
+    monkeypatch.setattr(account, "SYSTEM_HOME", place / "var" / "handinger")
     user = f"handinger-test-{os.getpid()}"  # Tests may run in several processes.
-    monkeypatch.setattr(embedded, "_SYSTEM_USER", user)
+    monkeypatch.setattr(account, "_SYSTEM_USER", user)
     place.chmod(0o711)
     yield place
     end_servers_under(place)
@@ -831,7 +833,7 @@ def test_without_user_namespaces_root_gets_a_user_with_a_folder_of_its_own(
     postgres = join_as_system_user(data_dir)
     run_sql(postgres.url, "DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT 42 AS answer")
     kept_in = (data_dir / "postgres").readlink()
-    user = pwd.getpwnam(embedded._SYSTEM_USER)
+    user = pwd.getpwnam(account._SYSTEM_USER)
     assert kept_in.parent == without_user_namespaces / "var" / "handinger"
     assert (kept_in.stat().st_uid, kept_in.stat().st_mode & 0o777) == (user.pw_uid, 0o700)
     assert psutil.Process(postmaster_of(data_dir)).uids().effective == user.pw_uid
@@ -857,7 +859,7 @@ def test_without_user_namespaces_a_folder_that_the_user_can_reach_keeps_the_data
     data_dir = without_user_namespaces / "volume"
     data_dir.mkdir(mode=0o755)
     postgres = join_as_system_user(data_dir)
-    user = pwd.getpwnam(embedded._SYSTEM_USER)
+    user = pwd.getpwnam(account._SYSTEM_USER)
     assert (data_dir / "postgres").stat().st_uid == user.pw_uid
     assert data_dir.stat().st_uid == 0
     assert ask(postgres.url, "SELECT 1") == 1
@@ -868,7 +870,7 @@ def test_without_user_namespaces_a_folder_that_the_user_can_reach_keeps_the_data
 def test_where_root_has_no_way_to_run_it_the_error_says_what_to_set(
     without_user_namespaces, made_once, monkeypatch
 ):
-    monkeypatch.setattr(embedded, "_add_user", lambda _name: "useradd: cannot open /etc/passwd")
+    monkeypatch.setattr(account, "_add_user", lambda _name: "useradd: cannot open /etc/passwd")
     with pytest.raises(
         EmbeddedPostgresUnavailable, match=r"cannot be added .*/etc/passwd"
     ) as caught:
@@ -889,7 +891,7 @@ def test_where_nobody_else_can_execute_it_the_error_says_so(
 ):
     closed = place / "closed" / "bin"
     closed.parent.mkdir(mode=0o700)
-    closed.symlink_to(embedded._programs())
-    monkeypatch.setattr(embedded, "_programs", lambda: closed)
+    closed.symlink_to(account.programs())
+    monkeypatch.setattr(account, "programs", lambda: closed)
     with pytest.raises(EmbeddedPostgresUnavailable, match=r"cannot execute|cannot be added"):
         EmbeddedPostgres.join(without_user_namespaces / "new")

@@ -3,13 +3,13 @@
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path
 from starlette.responses import Response, StreamingResponse
 
 from handinger import ids, workers
 from handinger.api.deps import CallerDep, ServicesDep, WorkerIdDep
 from handinger.api.models import EmailPage, Error
-from handinger.api.workers import read_cursor, write_cursor
+from handinger.api.pages import PageDep
 from handinger.email import addresses, listing
 from handinger.errors import NotFound
 
@@ -43,19 +43,18 @@ async def list_emails(
     services: ServicesDep,
     caller: CallerDep,
     worker_id: WorkerIdDep,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(description="`nextCursor` of the page before.")] = None,
+    wanted: PageDep,
 ) -> Response:
     """What came in and what went out, newest first; also what started no turn."""
     found = await listing.page(
         services.database,
         caller.organization_id,
         worker_id,
-        limit=limit + 1,
-        before=read_cursor(cursor, "eml"),
+        limit=wanted.look_for,
+        before=wanted.before("eml"),
     )
-    following = write_cursor(found[limit - 1].id) if len(found) > limit else None
-    body = {"emails": [email.wire() for email in found[:limit]], "nextCursor": following}
+    page, following = wanted.cut(found)
+    body = {"emails": [email.wire() for email in page], "nextCursor": following}
     return Response(workers.dump(body), media_type="application/json")
 
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from handinger import workers
 from handinger.api.deps import CallerDep, ServicesDep, TurnIdDep, WorkerIdDep
 from handinger.api.models import Error, Turn, TurnPage, WorkerStatus
-from handinger.api.workers import read_cursor, write_cursor
+from handinger.api.pages import PageDep
 from handinger.turns import reading
 
 router = APIRouter(prefix="/api/workers/{workerId}/turns", tags=["turns"])
@@ -25,8 +25,7 @@ async def list_turns(
     services: ServicesDep,
     caller: CallerDep,
     worker_id: WorkerIdDep,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(description="`nextCursor` of the page before.")] = None,
+    wanted: PageDep,
     status: Annotated[WorkerStatus | None, Query(description="Only these.")] = None,
 ) -> Response:
     """Newest first."""
@@ -34,12 +33,12 @@ async def list_turns(
         services.database,
         caller.organization_id,
         worker_id,
-        limit=limit + 1,
-        before=read_cursor(cursor, "trn"),
+        limit=wanted.look_for,
+        before=wanted.before("trn"),
         status=status,
     )
-    following = write_cursor(found[limit - 1].id) if len(found) > limit else None
-    body = {"turns": [turn.wire() for turn in found[:limit]], "nextCursor": following}
+    page, following = wanted.cut(found)
+    body = {"turns": [turn.wire() for turn in page], "nextCursor": following}
     return Response(workers.dump(body), media_type="application/json")
 
 

@@ -1,7 +1,5 @@
 """`/api/workers`: create, continue, watch, cancel, delete."""
 
-import base64
-import binascii
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -29,6 +27,7 @@ from handinger.api.models import (
     WorkerPage,
     WorkerStatus,
 )
+from handinger.api.pages import PageDep
 from handinger.attachments import Attachment
 from handinger.errors import InvalidInput
 from handinger.ids import OrganizationId, TurnId, WorkerId
@@ -114,21 +113,20 @@ async def create_worker(
 async def list_workers(
     services: ServicesDep,
     caller: CallerDep,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(description="`nextCursor` of the page before.")] = None,
+    wanted: PageDep,
     status: Annotated[WorkerStatus | None, Query(description="Only these.")] = None,
 ) -> Response:
     """Newest first, without their messages."""
     found = await workers.page(
         services.database,
         caller.organization_id,
-        limit=limit + 1,
-        before=read_cursor(cursor, "wrk"),
+        limit=wanted.look_for,
+        before=wanted.before("wrk"),
         status=status,
     )
-    page = [workers.wire(worker, services.settings) for worker in found[:limit]]
-    following = write_cursor(found[limit - 1].id) if len(found) > limit else None
-    body = f'{{"workers":[{",".join(page)}],"nextCursor":{workers.dump(following)}}}'
+    page, following = wanted.cut(found)
+    told = ",".join(workers.wire(worker, services.settings) for worker in page)
+    body = f'{{"workers":[{told}],"nextCursor":{workers.dump(following)}}}'
     return Response(body, media_type="application/json")
 
 
@@ -343,21 +341,3 @@ async def stop_turns(
     async with services.hub.follow(telling.story(), reads=False) as live:
         await live.wait_for_end()
     return stopping
-
-
-def write_cursor(last_id: str) -> str:
-    """An opaque cursor that names the last id of a page."""
-    return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
-
-
-def read_cursor(cursor: str | None, prefix: str) -> str | None:
-    """The id that a cursor names. Raises InvalidInput."""
-    if cursor is None:
-        return None
-    try:
-        last_id = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInput.of("is none that this server gave out", "cursor") from error
-    if not ids.is_valid(prefix, last_id):
-        raise InvalidInput.of("is none that this server gave out", "cursor")
-    return last_id
