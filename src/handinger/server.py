@@ -49,6 +49,7 @@ from handinger.turns import reading
 from handinger.turns.deliveries import Deliveries
 from handinger.turns.housekeeping import Housekeeping
 from handinger.web.fetching import Fetcher
+from handinger.web.reading import Reader
 
 if TYPE_CHECKING:
     from handinger.email.inbound import Inbound
@@ -116,23 +117,21 @@ async def _serve(settings: Settings) -> None:
             moved=functools.partial(reading.moved, database),
         )
         mcp = McpServers(database, settings)
+        reader = Reader()
+        stack.push_async_callback(reader.close)
+        tools = runners.all_tools(settings, reader, with_commands=sandboxes is not None)
         stopping = asyncio.Event()
         runner = runners.Runner(
             database=database,
             blobs=blobs,
             settings=settings,
             hub=hub,
-            agent=runners.make_agent(
-                model,
-                settings,
-                with_commands=sandboxes is not None,
-                toolsets=[McpTools(mcp)],
-            ),
+            agent=runners.make_agent(model, settings, tools=tools, toolsets=[McpTools(mcp)]),
             model=model,
             stopping=stopping,
             conversations=Conversations(),
             sandboxes=sandboxes,
-            metering=runners.make_metering(model, settings, with_commands=sandboxes is not None),
+            metering=runners.make_metering(model, settings, tools=tools),
             mcp=mcp,
         )
         housekeeping = Housekeeping(

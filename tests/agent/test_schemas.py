@@ -15,6 +15,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 
 from handinger.agent import runner, schemas
 from handinger.settings import load
+from handinger.web.reading import Reader
 
 
 class _Provider:
@@ -56,7 +57,7 @@ async def test_requests_are_the_same_with_remembered_schemas(kind: str) -> None:
     provider = _Provider()
     plain, remembering = _model(kind, provider), _model(kind, provider)
     schemas.remember(remembering)
-    tools = [tool.tool_def for tool in runner.all_tools(load(), with_commands=True)]
+    tools = [tool.tool_def for tool in runner.all_tools(load(), Reader(), with_commands=True)]
     changed = ToolDefinition(
         name=tools[0].name,
         parameters_json_schema={"type": "object", "properties": {"other": {"type": "integer"}}},

@@ -1,15 +1,23 @@
 """Pages become clean text; what is built to harm a parser harms nobody."""
 
+import asyncio
 import io
+import json
 import os
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 import zlib
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pypdf import PdfWriter
-from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject, StreamObject
+from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
 from handinger.web import reader, reading
 from handinger.web.fetching import Fetched
@@ -39,9 +47,24 @@ def fetched(body: bytes, media_type: str, charset: str | None = None) -> Generat
         )
 
 
-async def read(body: bytes, media_type: str) -> PageText:
+@pytest.fixture
+async def reader_of() -> AsyncIterator[Callable[..., Reader]]:
+    """Makes readers that end with the test."""
+    made: list[Reader] = []
+
+    def make(**limits: float) -> Reader:
+        wall = {"wall_s": limits.pop("wall_s")} if "wall_s" in limits else {}
+        made.append(Reader(reader.Limits(**limits), **wall))  # pyright: ignore[reportArgumentType]
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.close()
+
+
+async def read(pages: Reader, body: bytes, media_type: str = "text/html") -> PageText:
     with fetched(body, media_type) as answer:
-        return await Reader().read(answer, media_type)
+        return await pages.read(answer, media_type)
 
 
 def in_process(body: str | bytes, media_type: str = "text/html", charset: str | None = None):
@@ -194,25 +217,33 @@ def make_pdf(texts: Iterable[str], title: str = "") -> bytes:
     return out.getvalue()
 
 
-def bomb_pdf(size: int) -> bytes:
-    """One page, whose content unpacks to `size` bytes."""
-    writer = PdfWriter()
-    page = writer.add_blank_page(300, 300)
-    stream = StreamObject()
-    packer = zlib.compressobj(9)
-    piece = b"BT (x) Tj ET " * 80_000
-    packed = b"".join(packer.compress(piece) for _ in range(size // len(piece)))
-    stream._data = packed + packer.flush()
-    stream[NameObject("/Filter")] = NameObject("/FlateDecode")
-    page[NameObject("/Contents")] = writer._add_object(stream)
-    out = io.BytesIO()
-    writer.write(out)
-    return out.getvalue()
+def bomb_pdf(size: int, *, times: int = 1) -> bytes:
+    """One page, whose content unpacks to about `size` bytes; packed so many times."""
+    content = b"BT /F1 12 Tf (x) Tj ET\n" * (size // 23)
+    for _ in range(times):
+        content = zlib.compress(content, 9)
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 300] /Contents 4 0 R"
+        b" /Resources << /Font << /F1 5 0 R >> >> >>",
+        b"<< /Length %d /Filter [%s] >>\nstream\n%s\nendstream"
+        % (len(content), b"/FlateDecode " * times, content),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    body, places = b"%PDF-1.7\n", list[int]()
+    for number, written in enumerate(objects, 1):
+        places.append(len(body))
+        body += b"%d 0 obj\n%s\nendobj\n" % (number, written)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    head = b"xref\n0 6\n0000000000 65535 f \n"
+    end = b"trailer << /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % len(body)
+    return body + head + table + end
 
 
-async def test_a_pdf_is_read_page_by_page():
+async def test_a_pdf_is_read_page_by_page(reader_of: Callable[..., Reader]):
     body = make_pdf(["Hello world", "Second"], title="A paper")
-    page = await read(body, "application/pdf")
+    page = await read(reader_of(), body, "application/pdf")
     assert page.text == "[Page 1]\n\nHello world\n\n[Page 2]\n\nSecond"
     assert page.title == "A paper"
 
@@ -229,42 +260,168 @@ def test_a_pdf_that_cannot_be_read_says_why(body: bytes, said: str):
     assert said in in_process(body, "application/pdf").error
 
 
-async def test_a_pdf_bomb_ends_with_its_process():
-    body = bomb_pdf(300 * 1024 * 1024)
-    assert len(body) < 5 * 1024 * 1024
-    with pytest.raises(WebError, match="cannot be read"):
-        await read(body, "application/pdf")
+MIB = 1024 * 1024
+BELOW = 450 * MIB  # what a harmless page needs is less, and what a bomb needs is more
+
+
+@pytest.mark.parametrize(
+    ("body", "limits", "said"),
+    [
+        (bomb_pdf(60 * MIB), {"memory_bytes": BELOW}, "more memory than a page may take"),
+        (bomb_pdf(60 * MIB), {"cpu_s": 1}, "too large or too complicated"),
+        (bomb_pdf(300 * MIB), {}, "unpacks to more than a PDF may"),
+        (bomb_pdf(200 * MIB, times=2), {}, "unpacks to more than a PDF may"),
+    ],
+    ids=["memory", "time", "one", "in another"],
+)
+async def test_a_pdf_bomb_ends_alone(
+    reader_of: Callable[..., Reader], body: bytes, limits: dict[str, Any], said: str
+):
+    assert len(body) < MIB
+    pages = reader_of(**limits)
+    with pytest.raises(WebError, match=said):
+        await read(pages, body, "application/pdf")
+    assert (await read(pages, make_pdf(["Hello"]), "application/pdf")).text.endswith("Hello")
+
+
+async def test_what_such_a_bomb_is_without_its_size_is_read(reader_of: Callable[..., Reader]):
+    """So it is the size that was refused above, and not something else about it."""
+    page = await read(reader_of(memory_bytes=BELOW), bomb_pdf(2300), "application/pdf")
+    assert page.text == "[Page 1]\n\n" + "x" * 100
 
 
 # The process
 
 
-async def test_a_page_that_is_too_complicated_ends_with_its_process(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("body", "limits"),
+    [
+        (b"<p>x</p>" * 100_000, {"cpu_s": 1}),
+        (b"<p>x</p>" * 100_000, {"wall_s": 0.3}),
+        (b"<ul>" + b"<li>" * 400_000, {"cpu_s": 1}),
+    ],
+    ids=["time", "patience", "depth"],
+)
+async def test_a_page_that_is_too_complicated_ends_alone(
+    reader_of: Callable[..., Reader], body: bytes, limits: dict[str, Any]
 ):
-    """The limit is the process's own; here a shorter wait stands for it."""
-    monkeypatch.setattr(reading, "_WALL_S", 0.5)
-    body = b"<p>x</p>" * 2_000_000
+    pages = reader_of(**limits)
     with pytest.raises(WebError, match="too large or too complicated"):
-        await read(body, "text/html")
+        await read(pages, body)
+    if "cpu_s" in limits:
+        assert (await read(pages, b"<p>after</p>")).text == "after"
+    assert pages.pid is not None
+    await until(lambda: not children(pages.pid))
 
 
-async def test_a_deeply_nested_page_is_read():
-    body = b"<div>" * 50_000 + b"inside" + b"</div>" * 50_000
-    page = await read(body, "text/html")
-    assert page.text in ("inside", "")
+async def test_a_page_that_needs_much_memory_ends_alone(reader_of: Callable[..., Reader]):
+    pages = reader_of(memory_bytes=BELOW)
+    with pytest.raises(WebError, match=r"more memory|too large"):
+        await read(pages, b"x" * 150 * MIB, "text/plain")
+    assert (await read(pages, b"<p>after</p>")).text == "after"
+
+
+async def test_a_deeply_nested_page_is_read(reader_of: Callable[..., Reader]):
+    """To the depth that the parser has a stack for; what is deeper is read without its marks."""
+    for depth in (200, 20_000):
+        body = b"<div>" * depth + b"<p>inside</p>" + b"</div>" * depth + b"<p>after</p>"
+        assert (await read(reader_of(), body)).text.split() == ["inside", "after"]
+
+
+async def test_one_process_reads_all_pages_each_in_its_own(reader_of: Callable[..., Reader]):
+    pages = reader_of()
+    texts = await asyncio.gather(*(read(pages, b"<p>%d</p>" % number) for number in range(8)))
+    assert [page.text for page in texts] == [str(number) for number in range(8)]
+    first = pages.pid
+    assert first is not None
+    await until(lambda: not children(first))
+    assert (await read(pages, b"again")).text == "again"
+    assert pages.pid == first
+
+
+async def test_a_reader_that_lost_its_process_starts_another(reader_of: Callable[..., Reader]):
+    pages = reader_of()
+    await read(pages, b"x")
+    assert pages.pid is not None
+    os.kill(pages.pid, signal.SIGKILL)
+    for _ in range(20):
+        with suppress(WebError):  # A page may be lost with it.
+            assert (await read(pages, b"again")).text == "again"
+            return
+    pytest.fail("no page was read any more")
+
+
+async def test_who_loses_interest_ends_the_reading(reader_of: Callable[..., Reader]):
+    pages = reader_of()
+    await read(pages, b"x")
+    reading = asyncio.create_task(read(pages, b"<p>x</p>" * 400_000))
+    assert pages.pid is not None
+    await until(lambda: children(pages.pid))
+    reading.cancel()
+    await until(lambda: not children(pages.pid))
+    assert (await read(pages, b"after")).text == "after"
+
+
+def test_the_process_ends_with_the_one_that_started_it():
+    """However that ends."""
+    code = (
+        "import asyncio, tempfile, time; from handinger.web.reading import Reader;"
+        "from handinger.web.fetching import Fetched\n"
+        "async def main():\n"
+        "    body = tempfile.TemporaryFile(buffering=0); body.write(b'<p>x</p>' * 400_000)\n"
+        "    body.seek(0); pages = Reader()\n"
+        "    page = Fetched('https://a.test/', 'a.test', 'text/html', None, body, 9)\n"
+        "    reading = asyncio.create_task(pages.read(page, 'text/html'))\n"
+        "    await asyncio.sleep(0); await asyncio.sleep(0); print(pages.pid, flush=True)\n"
+        "    await reading\n"
+        "asyncio.run(main())"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        pid = int(server.stdout.readline())
+        deadline = time.monotonic() + 30
+        while not (started := children(pid)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        server.kill()
+    while any(map(is_alive, [pid, *started])):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def children(pid: int | None) -> list[int]:
+    """Of a process: those that it started, and has not cleared away."""
+    try:
+        return [int(word) for word in of_process(pid, f"task/{pid}/children").split()]
+    except FileNotFoundError:
+        return []
+
+
+def of_process(pid: int | None, name: str) -> str:
+    return Path(f"/proc/{pid}/{name}").read_text()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        status = of_process(pid, "stat")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 # Nobody tells of it.
+            await asyncio.sleep(0.02)
 
 
 def test_the_process_has_little_memory_and_no_secret():
-    """What it says of itself, started as it is always started."""
-    import json
-    import subprocess
-    import sys
-
+    """What it says of itself, as it is always started."""
     code = (
-        "import json, os, resource; from handinger.web import reader; reader._limit();"
+        "import json, os, resource; from handinger.web import reader;"
+        "reader._limit(reader.Limits());"
         "print(json.dumps([dict(os.environ), resource.getrlimit(resource.RLIMIT_AS)[0],"
-        " resource.getrlimit(resource.RLIMIT_CPU)[0], os.nice(0)]))"
+        " resource.getrlimit(resource.RLIMIT_CPU)[0]]))"
     )
     out = subprocess.run(
         [sys.executable, "-I", "-c", code],
@@ -272,17 +429,25 @@ def test_the_process_has_little_memory_and_no_secret():
         capture_output=True,
         check=True,
     )
-    environment, memory, cpu, nice = json.loads(out.stdout)
+    environment, memory, cpu = json.loads(out.stdout)
     assert set(environment) <= {"LANG", "LC_CTYPE"}
-    assert memory == reader._MEMORY_BYTES
-    assert cpu == reader._CPU_S
+    assert (memory, cpu) == (reader.Limits().memory_bytes, reader.Limits().cpu_s)
+
+
+async def test_the_process_inherits_nothing_of_the_server(
+    reader_of: Callable[..., Reader], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HANDINGER_BOOTSTRAP_API_KEY", "secret")
+    pages = reader_of()
+    await read(pages, b"x")
+    environment = of_process(pages.pid, "environ")
+    assert environment.split("\0")[0] == "LANG=C.UTF-8"
+    assert "secret" not in environment
+    nice = int(of_process(pages.pid, "stat").rpartition(")")[2].split()[16])
     assert nice >= min(19, os.nice(0) + reader._NICENESS)
 
 
 def test_no_parser_is_loaded_by_what_the_server_imports():
-    import subprocess
-    import sys
-
     code = (
         "import sys; import handinger.agent.tools.web;"
         "print([m for m in ('bs4', 'lxml', 'markdownify', 'pypdf', 'ddgs') if m in sys.modules])"

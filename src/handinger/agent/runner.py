@@ -29,6 +29,7 @@ from handinger.storage.database import Database, is_connection_error
 from handinger.story import Take
 from handinger.turns import execution, reading
 from handinger.turns.execution import ClaimedTurn
+from handinger.web.reading import Reader
 
 logger = logging.getLogger(__name__)
 
@@ -120,26 +121,28 @@ class Runner:
         return run.others_wait
 
 
-def all_tools(settings: Settings, *, with_commands: bool) -> list[Tool[ToolContext]]:
-    """Every tool of the agent."""
+def all_tools(
+    settings: Settings, reader: Reader, *, with_commands: bool
+) -> list[Tool[ToolContext]]:
+    """Every tool of the agent; pages are read by `reader`."""
     return [
         *workspace.tools(),
         *schedules.tools(),
-        *web.tools(settings),
+        *web.tools(settings, reader),
         *(email.tools() if settings.smtp_url is not None else ()),
         *(commands.tools() if with_commands else ()),
     ]
 
 
-def make_metering(model: Model, settings: Settings, *, with_commands: bool) -> Metering:
+def make_metering(
+    model: Model, settings: Settings, *, tools: Sequence[Tool[ToolContext]]
+) -> Metering:
     """What the calls of this process's agent cost."""
     return Metering(
         settings,
         price=prices.of(settings),
         output_limit=models.output_limit(model),
-        tools={
-            tool.name: tool.tool_def for tool in all_tools(settings, with_commands=with_commands)
-        },
+        tools={tool.name: tool.tool_def for tool in tools},
     )
 
 
@@ -147,14 +150,14 @@ def make_agent(
     model: Model,
     settings: Settings,
     *,
-    with_commands: bool,
+    tools: Sequence[Tool[ToolContext]],
     toolsets: Sequence[AbstractToolset[StepContext]] = (),
 ) -> Agent[StepContext, str]:
     """The agent that carries out every turn of this process."""
     return Agent(
         model,
         deps_type=StepContext,
-        tools=all_tools(settings, with_commands=with_commands),
+        tools=tools,
         toolsets=toolsets,
         instructions=_instructions,
         capabilities=[Hooks()],

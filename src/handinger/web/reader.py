@@ -1,22 +1,25 @@
-"""The process that reads one page: bytes on its standard input become text on its output.
+"""The process that reads pages: it starts one of its own for each, from which text comes back.
 
-It runs on its own because what it parses is written by strangers: it has little memory, little time
-and no secret, and dies alone. Started by `reading`; imports nothing of the server.
+A page is written by strangers, so what parses it runs alone: with little memory, little time and no
+secret. It is forked from a process that has the parsers loaded, as to load them takes longer than
+most pages. Started by `reading`; imports nothing of the server.
 """
 
 import contextlib
 import io
 import json
+import logging
 import os
 import re
 import resource
+import select
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from types import FrameType
 from typing import Any
 from urllib.parse import urljoin
 
@@ -24,10 +27,9 @@ from handinger.web import urls
 
 MAX_CHARACTERS = 2_000_000
 
-_MEMORY_BYTES = 1024**3
-_CPU_S = 20
-_PDF_CPU_S = 12.0  # after which no further page of a PDF is begun
+_PDF_SHARE = 0.6  # of a page's time, after which no further page of a PDF is begun
 _NICENESS = 10
+_LAST_DESCRIPTOR = 4096
 _DEPTH = 20_000
 _STACK_BYTES = 256 * 1024**2
 
@@ -64,40 +66,152 @@ class Text:
     error: str = ""  # why there is no text
 
 
-def main() -> None:
-    """Read the page that is described by the first argument."""
-    spec = json.loads(sys.argv[1])
-    _limit()
-    body = sys.stdin.buffer.read()
-    told: list[Text] = []
-    # A thread, because only a thread's stack can be made large enough for deep pages.
-    threading.stack_size(_STACK_BYTES)
-    sys.setrecursionlimit(_DEPTH)
-    thread = threading.Thread(target=lambda: told.append(read(body, **spec)))
-    thread.start()
-    thread.join()
-    text = told[0] if told else Text(error="It could not be parsed.")
-    json.dump(asdict(text), sys.stdout)
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one page may take."""
+
+    memory_bytes: int = 1024**3
+    cpu_s: int = 20
 
 
-def _limit() -> None:
-    os.nice(_NICENESS)
-    signal.signal(signal.SIGXCPU, _give_up)
+class Nursery:
+    """Starts a process for each page that it is handed, and says how each has ended.
+
+    What comes over the channel is one byte with two files: the page, and a socket. Over the socket
+    the process gets one line that describes the page, and answers with its text as JSON; the last
+    byte, its exit status, is from here. Whoever closes the socket before has lost interest.
+    """
+
+    def __init__(self, channel: socket.socket, limits: Limits) -> None:
+        self._channel = channel
+        self._limits = limits
+        self._answers: dict[int, socket.socket] = {}  # by the process that writes there
+        self._ended: dict[int, int] = {}  # exit statuses that are not told yet
+
+    def serve(self) -> None:
+        """Return when the server has gone, and with it every process that was started here."""
+        woken, wake = os.pipe()
+        os.set_blocking(woken, False)
+        os.set_blocking(wake, False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        try:
+            while True:
+                ready = self._wait(woken)
+                if self._channel.fileno() in ready and not self._start():
+                    return
+                with contextlib.suppress(BlockingIOError):
+                    os.read(woken, 4096)
+                self._reap()
+                self._attend(ready)
+        finally:
+            for process in self._answers.keys() - self._ended.keys():
+                os.kill(process, signal.SIGKILL)
+
+    def _wait(self, woken: int) -> dict[int, int]:
+        """What has happened, by descriptor."""
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        poll.register(woken, select.POLLIN)
+        for process, answer in self._answers.items():
+            # That the other side has closed it is told in any case.
+            poll.register(answer, select.POLLOUT if process in self._ended else 0)
+        return dict(poll.poll())
+
+    def _start(self) -> bool:
+        """Start a process for the next page; False if there will be none."""
+        message, descriptors, _, _ = socket.recv_fds(self._channel, 1, 2)
+        if not message:
+            return False
+        page, answer = descriptors
+        process = os.fork()
+        if process == 0:
+            status = 1
+            try:
+                _become(page, answer, self._limits)
+                status = 0
+            except MemoryError:
+                status = os.EX_TEMPFAIL
+            finally:
+                os._exit(status)
+        os.close(page)
+        self._answers[process] = socket.socket(fileno=answer)
+        return True
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                process, status = os.waitpid(-1, os.WNOHANG)
+                if process == 0:
+                    return
+                code = os.waitstatus_to_exitcode(status)
+                over = code in (-signal.SIGXCPU, -signal.SIGKILL)
+                self._ended[process] = os.EX_TEMPFAIL if over else min(abs(code), 127)
+
+    def _attend(self, ready: "dict[int, int]") -> None:
+        for process, answer in list(self._answers.items()):
+            event = ready.get(answer.fileno(), 0)
+            status = self._ended.get(process)
+            if event & (select.POLLHUP | select.POLLERR):
+                if status is None:
+                    os.kill(process, signal.SIGKILL)
+                    continue  # Until it is reaped.
+            elif status is None or not event:
+                continue
+            else:
+                with contextlib.suppress(OSError):
+                    answer.send(bytes([status]), socket.MSG_DONTWAIT)
+            answer.close()
+            del self._answers[process], self._ended[process]
+
+
+def _become(page: int, answer: int, limits: Limits) -> None:
+    """Read the page, in the process that was made for it."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.dup2(page, 0)
+    os.dup2(answer, 1)
+    # The server's channel, and what belongs to other pages.
+    os.closerange(3, _LAST_DESCRIPTOR)
+    _limit(limits)
+    with open(1, "r+b", buffering=0, closefd=False) as file:
+        spec = json.loads(_line(file))
+        with open(0, "rb", closefd=False) as body:
+            content = body.read()
+        told: list[Text] = []
+        # A thread, because only a thread's stack can be made large enough for deep pages.
+        threading.stack_size(_STACK_BYTES)
+        sys.setrecursionlimit(_DEPTH)
+        thread = threading.Thread(target=lambda: told.append(read(content, **spec)))
+        thread.start()
+        thread.join()
+        text = told[0] if told else Text(error="It could not be parsed.")
+        rest = memoryview(json.dumps(asdict(text)).encode())
+        while rest:
+            rest = rest[file.write(rest) :]
+
+
+def _line(file: Any) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        piece: bytes = file.read(64 * 1024)
+        if not piece:
+            raise EOFError
+        line += piece
+    return line
+
+
+def _limit(limits: Limits) -> None:
     for kind, soft, hard in (
-        (resource.RLIMIT_CPU, _CPU_S, _CPU_S + 3),
-        (resource.RLIMIT_AS, _MEMORY_BYTES, _MEMORY_BYTES),
+        (resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 3),
+        (resource.RLIMIT_AS, limits.memory_bytes, limits.memory_bytes),
         (resource.RLIMIT_FSIZE, 0, 0),
         (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_NOFILE, 64, 64),
     ):
         with contextlib.suppress(ValueError, OSError):  # Not every system knows every limit.
             resource.setrlimit(kind, (soft, hard))
-
-
-def _give_up(number: int, frame: FrameType | None) -> None:
-    """The time is up; whoever waits is told so by an exit status of its own."""
-    del number, frame
-    os._exit(os.EX_TEMPFAIL)
 
 
 def read(body: bytes, *, media_type: str, charset: str | None, url: str) -> Text:
@@ -227,11 +341,9 @@ def _code_language(element: Any) -> str:
 
 
 def _read_pdf(body: bytes) -> Text:
-    import logging  # noqa: PLC0415
-
     from pypdf import PdfReader  # noqa: PLC0415
+    from pypdf.errors import LimitReachedError  # noqa: PLC0415
 
-    logging.disable()
     try:
         reader = PdfReader(io.BytesIO(body), strict=False)
         if reader.is_encrypted and not reader.decrypt(""):
@@ -240,6 +352,8 @@ def _read_pdf(body: bytes) -> Text:
         return _text_of_pages(reader, title)
     except MemoryError:
         raise
+    except LimitReachedError:
+        return Text(error="It unpacks to more than a PDF may.")
     except Exception as error:  # Whatever a damaged file makes the parser stumble over.
         return Text(error=f"The PDF is damaged ({type(error).__name__}).")
 
@@ -248,17 +362,35 @@ def _text_of_pages(reader: Any, title: str) -> Text:
     texts: list[str] = []
     length = number = 0
     count = len(reader.pages)
+    until_s = resource.getrlimit(resource.RLIMIT_CPU)[0] * _PDF_SHARE
+    if until_s < 0:  # There is no limit.
+        until_s = float("inf")
     for number in range(1, count + 1):
         text = reader.pages[number - 1].extract_text().strip()
         if text:
             texts.append(f"[Page {number}]\n\n{text}")
         length += len(text)
-        if length > MAX_CHARACTERS or time.process_time() > _PDF_CPU_S:
+        if length > MAX_CHARACTERS or time.process_time() > until_s:
             break
     if not texts:
         return Text(error=f"The PDF has no text on its {count} pages; it may be a scan.")
     note = f"Only the first {number} of its {count} pages were read." if number < count else ""
     return Text("\n\n".join(texts), title or None, note=note)
+
+
+def main() -> None:
+    """Called with the limits as JSON, and with the channel as standard input."""
+    logging.disable()
+    channel = socket.socket(fileno=os.dup(0))
+    limits = Limits(**json.loads(sys.argv[1]))
+    os.nice(_NICENESS)
+    _load_parsers()
+    Nursery(channel, limits).serve()
+
+
+def _load_parsers() -> None:
+    _read_html("<p>With this, all that HTML needs is there.</p>", "")
+    _read_pdf(b"%PDF-")
 
 
 if __name__ == "__main__":

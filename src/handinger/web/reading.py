@@ -1,18 +1,27 @@
 """Turns what was fetched into text, in a process of its own with little memory and little time."""
 
 import asyncio
+import dataclasses
 import json
+import logging
 import os
+import socket
+import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from handinger.web.fetching import Fetched
 from handinger.web.guard import WebError
+from handinger.web.reader import Limits
+
+logger = logging.getLogger(__name__)
 
 _WALL_S = 40.0
 _MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 _HEAD_BYTES = 4096
+_END_S = 5.0
+_LOST = 128  # no exit status: nobody told one
 
 _TEXT_TYPES = (
     "application/json",
@@ -84,54 +93,116 @@ def _looks_like_text(head: bytes) -> bool:
 
 
 class Reader:
-    """Reads pages for all turns of a process, a few at a time."""
+    """Reads pages for all turns of a process, a few at a time.
 
-    def __init__(self) -> None:
+    The process that does it starts with the first page and stays, as a start takes longer than most
+    pages. It ends with `close`, and with this process, however that ends.
+    """
+
+    def __init__(self, limits: Limits | None = None, *, wall_s: float = _WALL_S) -> None:
+        self._limits = limits or Limits()
+        self._wall_s = wall_s
         self._slots = asyncio.Semaphore(max(2, os.cpu_count() or 1))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that reads, if it was started."""
+        return None if self._process is None else self._process.pid
 
     async def read(self, fetched: Fetched, media_type: str) -> PageText:
         """The page as Markdown, or as the text that it is. Raises WebError."""
         spec = {"media_type": media_type, "charset": fetched.charset, "url": fetched.url}
         async with self._slots:
-            told = await _run(fetched.body, json.dumps(spec))
+            answer = await self._answer(fetched.body, json.dumps(spec).encode() + b"\n")
+        status = answer[-1] if answer else _LOST
+        if status == os.EX_TEMPFAIL:
+            raise _unreadable("it is too large or too complicated.")
+        if status == _LOST:
+            raise WebError("The page was fetched, but the process that reads pages ended.")
+        if status != 0:
+            raise _unreadable("it is damaged, or too large.")
+        told = json.loads(answer[:-1])
         if told["error"]:
-            raise WebError(f"The page was fetched, but cannot be read: {told['error']}")
+            raise _unreadable(told["error"])
         return PageText(told["text"], told["title"], frozenset(told["links"]), told["note"])
 
+    async def close(self) -> None:
+        """End the process, and what it still reads."""
+        if self._channel is not None:
+            self._channel.close()  # On which the process ends, and all that it has started.
+            self._channel = None
+        if self._process is not None:
+            await asyncio.to_thread(_wait_for, self._process)
+            self._process = None
 
-async def _run(body: BinaryIO, spec: str) -> dict[str, Any]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-m", "handinger.web.reader", spec),
-        stdin=body,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env={"LANG": "C.UTF-8"},
-        start_new_session=True,
-        limit=_MAX_OUTPUT_BYTES,
-    )
-    assert process.stdout is not None
+    async def _answer(self, body: BinaryIO, spec: bytes) -> bytes:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        # To close our end is to let the page's process be killed.
+        with ours:
+            ours.setblocking(False)
+            with theirs:
+                await self._hand_over(body, theirs)
+            try:
+                async with asyncio.timeout(self._wall_s):
+                    await loop.sock_sendall(ours, spec)
+                    return await _all(ours)
+            except TimeoutError:
+                return bytes([os.EX_TEMPFAIL])
+            except ConnectionError:
+                return bytes([_LOST])
+
+    async def _hand_over(self, body: BinaryIO, answer: socket.socket) -> None:
+        files = [body.fileno(), answer.fileno()]
+        if self._channel is not None:
+            try:
+                socket.send_fds(self._channel, [b"p"], files)
+            except OSError as error:
+                logger.warning("The process that reads pages has ended and is replaced: %s", error)
+                await self.close()
+            else:
+                return
+        self._channel = self._start()
+        socket.send_fds(self._channel, [b"p"], files)
+
+    def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        limits = json.dumps(dataclasses.asdict(self._limits))
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-m", "handinger.web.reader", limits],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={"LANG": "C.UTF-8"},
+                cwd="/",
+                start_new_session=True,
+            )
+        return ours
+
+
+def _wait_for(process: "subprocess.Popen[bytes]") -> None:
     try:
-        async with asyncio.timeout(_WALL_S):
-            output = await _all(process.stdout)
-            status = await process.wait()
-    except TimeoutError:
-        status, output = os.EX_TEMPFAIL, b""
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if status == 0:
-        return json.loads(output)
-    reason = "it is too large or too complicated" if status == os.EX_TEMPFAIL else "it is damaged"
-    raise WebError(f"The page was fetched, but cannot be read: {reason}.")
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
-async def _all(stream: asyncio.StreamReader) -> bytes:
+def _unreadable(reason: str) -> WebError:
+    return WebError(f"The page was fetched, but cannot be read: {reason}")
+
+
+async def _all(answer: socket.socket) -> bytes:
+    loop = asyncio.get_running_loop()
     pieces: list[bytes] = []
     size = 0
-    while piece := await stream.read(1024 * 1024):
+    while piece := await loop.sock_recv(answer, 1024 * 1024):
         size += len(piece)
         if size > _MAX_OUTPUT_BYTES:
-            raise WebError("The page was fetched, but cannot be read: its text is too long.")
+            raise _unreadable("its text is too long.")
         pieces.append(piece)
     return b"".join(pieces)

@@ -49,11 +49,11 @@ _SUFFIXES = {
 class WebTools:
     """The tools of one process; what a turn has fetched is with the turn."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reader: Reader) -> None:
         self._settings = settings
         self._private = Hosts(settings.fetch_allow_private or ())
         self._fetcher = Fetcher.of(settings)
-        self._reader = Reader()
+        self._reader = reader
         self._searcher = Searcher(settings)
         self._trusted = Hosts(settings.fetch_trusted_hosts or ())
 
@@ -194,6 +194,6 @@ def _file_name(url: str) -> str:
     return f"{readable[:80].strip('-.')}-{digest}"
 
 
-def tools(settings: Settings | None = None) -> list[Tool[ToolContext]]:
-    """Those that a server with these settings offers."""
-    return WebTools(settings or Settings()).tools()
+def tools(settings: Settings, reader: Reader) -> list[Tool[ToolContext]]:
+    """Those that a server with these settings offers; pages are read by `reader`."""
+    return WebTools(settings, reader).tools()
