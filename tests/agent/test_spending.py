@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +20,13 @@ from tests.support.ledger import CHECKS
 
 from handinger import ids, keys, prices, settings
 from handinger.agent.conversation import Conversations
+from handinger.agent.counting import Counter
 from handinger.agent.hooks import Hooks, StepContext
-from handinger.agent.metering import Metering, content_bytes
+from handinger.agent.metering import Metering
 from handinger.agent.runner import Runner
+from handinger.agent.sizes import content_bytes
 from handinger.agent.tools.context import ToolContext, ToolPrice, effects, reserved_nano
-from handinger.budgets import Spending
+from handinger.budgets import Spending, accounts
 from handinger.errors import PriceUnknown
 from handinger.ids import WorkerId
 from handinger.live import Hub
@@ -63,6 +65,7 @@ class Answer:
     output_tokens: int | None = None  # None: as many as it may
     more: dict[str, int] = field(default_factory=dict[str, int])
     is_measured: bool = True
+    hangs: bool = False
 
 
 @dataclass(slots=True)
@@ -83,15 +86,22 @@ class Stage:
     answers: Callable[[int], Answer]
     price: prices.Price | None
     tools: Sequence[Tool[ToolContext]] = ()
+    unmetered: Sequence[Tool[ToolContext]] = ()  # tools that no process knows ahead, as of MCP
+    counter: Counter | None = None
+    during: Callable[[Answer], Awaitable[None]] | None = None  # before the model answers
     calls: list[Call] = field(default_factory=list[Call])
 
-    def answer(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    async def answer(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
         given = info.model_settings or {}
         sent = sum(content_bytes(message) for message in messages)
         concluding = given.get("tool_choice") == "none"
         limit = given.get("max_tokens")
         self.calls.append(Call(sent, limit, concluding))
         answer = self.answers(len(self.calls))
+        if self.during is not None:
+            await self.during(answer)
+        if answer.hangs:
+            await asyncio.Event().wait()
         parts: list[TextPart | ToolCallPart] = [TextPart(answer.text)] if answer.text else []
         if not concluding:
             parts += [ToolCallPart(name, args) for name, args in answer.calls]
@@ -124,7 +134,8 @@ class Stage:
             )
         else:
             await accept.continue_worker(self.database, self.configured, organization.id, turn)
-        await self.runner().drain(turn.worker_id)
+        async with asyncio.timeout(60):
+            await self.runner().drain(turn.worker_id)
         await self.check()
         async with self.database.system().statements() as sql:
             row = await sql.value("SELECT to_json(t) FROM turns t WHERE id = %(id)s", id=turn.id)
@@ -138,7 +149,7 @@ class Stage:
         agent = Agent(
             model,
             deps_type=StepContext,
-            tools=list(self.tools),
+            tools=[*self.tools, *self.unmetered],
             capabilities=[Hooks()],
         )
         return Runner(
@@ -159,6 +170,7 @@ class Stage:
                 price=self.price,
                 output_limit=None,
                 tools={tool.name: tool.tool_def for tool in self.tools},
+                counter=self.counter,
             ),
         )
 
@@ -186,6 +198,15 @@ async def look(ctx: RunContext[ToolContext], size: int = 10) -> str:
 
 LOOK = Tool(look)
 AGAIN = Answer(calls=[("look", {})], output_tokens=50)
+
+
+@asynccontextmanager
+async def limited(here: Stage, *, cap_nano: int) -> AsyncGenerator[None]:
+    """The organization of all turns here has an account meanwhile."""
+    organization = await keys.first_organization(here.database)
+    await accounts.cap_month(here.database, organization.id, cap_nano)
+    yield
+    await accounts.cap_month(here.database, organization.id, None)
 
 
 @asynccontextmanager
@@ -352,6 +373,119 @@ _adversarial = st.builds(
     ),
     is_measured=st.sampled_from([True, True, True, False]),
 )
+
+
+async def test_tools_that_only_the_turn_knows_are_reserved_for_as_well(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    """Also where the organization has an account, for which each plan is made twice."""
+
+    async def more(ctx: RunContext[ToolContext], size: int = 10) -> str:
+        """Look at more."""
+        return "y" * size
+
+    more.__doc__ = "Look at more. " * 200
+
+    def answers(number: int) -> Answer:
+        return AGAIN if number < 3 else Answer("Done.", output_tokens=10)
+
+    async with stage(postgres, tmp_path, answers, budgets=ONLY_MONEY) as here:
+        here.unmetered = [Tool(more)]
+        async with limited(here, cap_nano=10 * NANO):
+            turn = await here.run("standard")
+        rows = await here.ledger(turn)
+    assert (turn["error"], turn["incomplete_reason"], len(rows)) == (None, None, 3)
+
+
+async def test_the_conclusion_is_kept_from_the_other_turns_of_the_organization(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    """They take all that is left while the first call is made, and that costs its worst case."""
+
+    def answers(number: int) -> Answer:
+        return Answer(calls=[("look", {})], output_tokens=50)
+
+    async with stage(postgres, tmp_path, answers, budgets=ONLY_MONEY) as here:
+        organization = await keys.first_organization(here.database)
+        await accounts.grant(here.database, organization.id, credits=30)
+
+        async def others_take_all(answer: Answer) -> None:
+            async with here.database.system().statements() as sql:
+                reserved, balance = await sql.value(
+                    "SELECT json_build_array(t.reservations -> 0, a.balance_credits)"
+                    " FROM turns t JOIN accounts a USING (organization_id)"
+                    " WHERE t.status = 'running'"
+                )
+            if here.calls[-1].concluding:
+                return
+            answer.input_tokens = reserved["input_tokens"]
+            answer.output_tokens = reserved["output_tokens"]
+            if balance:
+                await accounts.grant(here.database, organization.id, credits=-balance)
+
+        here.during = others_take_all
+        turn = await here.run("unlimited")
+        account = await accounts.show(here.database, organization.id)
+        await accounts.lift(here.database, organization.id)
+    assert here.calls[-1].concluding
+    assert turn["output"][-1]["content"][0]["text"] == "Here is what I have."
+    assert account is not None
+    assert account.balance_credits is not None
+    assert account.balance_credits >= 0
+
+
+async def test_a_response_with_more_calls_than_the_conclusion_can_answer_is_left_out_of_it(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    """The frames of 300 results alone would cost more than all that is left."""
+
+    def answers(number: int) -> Answer:
+        return Answer(calls=[("look", {})] * 300, output_tokens=400)
+
+    budgets = {"low": {"modelCalls": None, "usd": 0.05, "seconds": None}}
+    async with stage(postgres, tmp_path, answers, budgets=budgets) as here:
+        turn = await here.run("low")
+    assert [call.concluding for call in here.calls] == [False, True]
+    assert here.calls[1].bytes_sent < 1000
+    assert turn["incomplete_reason"] == "budget_exhausted"
+    assert turn["output"][-1]["content"][0]["text"] == "Here is what I have."
+    assert turn["cost_nano"] <= 0.05 * NANO
+
+
+async def test_a_capped_turn_without_a_price_asks_for_no_summary(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    async with stage(
+        postgres,
+        tmp_path,
+        lambda _: Answer("Said.", input_tokens=5000, output_tokens=10),
+        model="no:price",
+        prices={},
+        context_window=6000,
+    ) as here:
+        first = await here.run("unlimited", input="All of this was said. " * 300)
+        second = await here.run("low", worker=first["worker_id"], source="schedule")
+    assert len(here.calls) == 1
+    assert second["error"]["code"] == "budget_too_small"
+    assert "HANDINGER_PRICES" in second["error"]["message"]
+
+
+async def test_a_summary_that_does_not_come_leaves_time_for_the_conclusion(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    def answers(number: int) -> Answer:
+        return Answer("Said.", input_tokens=5000, output_tokens=10, hangs=number == 2)
+
+    caps = {"standard": {"seconds": None}, "low": {"usd": 5, "seconds": 3}}
+    async with stage(postgres, tmp_path, answers, context_window=6000, budgets=caps) as here:
+        first = await here.run("standard", input="All of this was said. " * 300)
+        second = await here.run("low", worker=first["worker_id"])
+        rows = await here.ledger(second)
+    assert [(row["kind"], row["settled"]) for row in rows] == [("internal", False), ("model", True)]
+    assert (second["error"], second["incomplete_reason"]) == (None, "budget_exhausted")
+    assert second["output"][-1]["content"][0]["text"] == "Said."
+    assert here.calls[2].concluding
+    assert second["steps"] == 1
 
 
 async def test_whatever_a_model_reports_only_its_last_call_can_pass_the_cap(

@@ -16,7 +16,7 @@ from handinger.settings import Settings
 from handinger.storage.database import Database, open_database
 from tests.contract.conftest import Connect, StartServer
 from tests.contract.wire import error_in, worker_in
-from tests.contract.world import Api, Scripts
+from tests.contract.world import Api, Scripted, Scripts
 from tests.support.ledger import CHECKS
 from tests.support.model_server import Step, ToolCall, Usage
 
@@ -169,17 +169,124 @@ def test_a_months_cap_is_402_and_counts_what_was_spent_before(office: Office, sc
     assert api.client.get("/api/usage").json()["monthUsd"] == 0.02
 
     # A month later, it begins anew.
+    for table, column in (("accounts", "month"), ("ledger", "created_at")):
+        office.rows(
+            f"UPDATE {table} SET {column} = {column} - interval '1 month'"
+            " WHERE organization_id = %s RETURNING 1",
+            organization_id,
+        )
+    assert api.client.get("/api/usage").json()["monthUsd"] == 0
+    assert worker_in(api.create(scripts(_paid())))["error"] is None
+    assert api.client.get("/api/usage").json()["monthUsd"] == 0.01
+
+    # A clock that has gone back over a month's end does not begin it anew.
     office.rows(
-        "UPDATE accounts SET month = month - interval '1 month' WHERE organization_id = %s"
-        " RETURNING 1",
+        "UPDATE accounts SET month = month + interval '1 month', month_nano = 0"
+        " WHERE organization_id = %s RETURNING 1",
         organization_id,
     )
     assert worker_in(api.create(scripts(_paid())))["error"] is None
-    assert api.client.get("/api/usage").json()["monthUsd"] == 0.01
+    assert api.client.get("/api/usage").json()["monthUsd"] == 0.02
 
     office.do(lambda db: accounts.cap_month(db, organization_id, None))  # pyright: ignore[reportArgumentType] # An id.
     assert worker_in(api.create(scripts(_paid())))["error"] is None
     assert office.rows("SELECT 1 FROM accounts WHERE organization_id = %s", organization_id) == []
+
+
+@pytest.mark.parametrize("is_capped", [False, True], ids=["first limit", "second limit"])
+def test_a_balance_that_is_granted_while_a_turn_runs_pays_for_what_it_goes_on_to_spend(
+    office: Office, scripts: Scripts, is_capped: bool
+):
+    organization_id, api = office.organization(f"meanwhile {is_capped}")
+    if is_capped:
+        office.do(lambda db: accounts.cap_month(db, organization_id, 10**9))  # pyright: ignore[reportArgumentType] # An id.
+    instruction = scripts.new()
+    usage = Usage(prompt_tokens=8000, completion_tokens=2000)
+    first, second = instruction.gate("first"), instruction.gate("second")
+    steps = [
+        Step(tool_calls=[LIST], usage=usage, gate=first),
+        Step(tool_calls=[LIST], usage=usage, gate=second),
+        _paid(),
+    ]
+    instruction.model.script(instruction.name, steps)
+    worker_id = api.start(instruction, budget="unlimited")["id"]
+    instruction.wait_for(1)
+    instruction.model.open_gate(first)
+    instruction.wait_for(2)
+    office.grant(organization_id, 20)
+    instruction.model.open_gate(second)
+    worker = api.wait_until_idle(worker_id)
+    assert (worker["output_text"], worker["usage"]["credits"]) == ("done", 3)
+    # One credit was spent before there was a balance.
+    assert api.client.get("/api/usage").json()["balanceCredits"] == 18
+
+
+def test_limits_may_change_at_any_moment_while_turns_run(office: Office, scripts: Scripts):
+    """Nothing waits for ever, fails or is counted wrongly; and of no other organization either."""
+    organization_id, api = office.organization("restless")
+    _, other = office.organization("calm")
+    step = Step(tool_calls=[LIST], usage=Usage(prompt_tokens=100, completion_tokens=10))
+
+    def instruction() -> Scripted:
+        return scripts(*[step] * 6, _paid())
+
+    running = [api.beside(api.create, instruction(), budget="high") for _ in range(8)]
+    running += [other.beside(other.create, instruction(), budget="high") for _ in range(4)]
+
+    async def change(db: Database) -> None:
+        for number in range(12):
+            await accounts.grant(db, organization_id, credits=1000)  # pyright: ignore[reportArgumentType] # An id.
+            await accounts.cap_month(db, organization_id, 10**10 + number)  # pyright: ignore[reportArgumentType] # An id.
+            await accounts.lift(db, organization_id)  # pyright: ignore[reportArgumentType] # An id.
+            await accounts.cap_month(db, organization_id, None)  # pyright: ignore[reportArgumentType] # An id.
+
+    office.do(change)
+    for answer in running:
+        worker = worker_in(answer.result(timeout=60))
+        assert (worker["output_text"], worker["error"]) == ("done", None)
+    assert office.rows("SELECT 1 FROM accounts WHERE organization_id = %s", organization_id) == []
+    office.grant(organization_id, 5)
+    assert worker_in(api.create(scripts(_paid())))["error"] is None
+    assert api.client.get("/api/usage").json()["balanceCredits"] == 4
+
+
+def test_a_balance_that_is_taken_away_ends_a_turn_and_is_not_overdrawn(
+    office: Office, scripts: Scripts
+):
+    organization_id, api = office.organization("revoked")
+    office.grant(organization_id, 50)
+    instruction = scripts.new()
+    gate = instruction.gate("held")
+    usage = Usage(prompt_tokens=8000, completion_tokens=2000)
+    instruction.model.script(
+        instruction.name, [Step(text="One.", tool_calls=[LIST], usage=usage, gate=gate), _paid()]
+    )
+    worker_id = api.start(instruction, budget="high")["id"]
+    instruction.wait_for(1)
+    office.grant(organization_id, -50)
+    instruction.model.open_gate(gate)
+    worker = api.wait_until_idle(worker_id)
+    assert worker["incomplete_details"] == {"reason": "budget_exhausted"}
+    assert (worker["error"], worker["usage"]["credits"]) == (None, 1)
+    assert len(instruction.requests) == 1
+    # The call that was under way is paid for; it could not be called back.
+    assert api.client.get("/api/usage").json()["balanceCredits"] == -1
+    error_in(api.create(scripts(_paid())), 402, "out_of_credits")
+
+
+def test_turns_of_other_organizations_do_not_wait_for_an_account(office: Office, scripts: Scripts):
+    held_id, held = office.organization("held")
+    free_id, free = office.organization("free")
+    for organization_id in (held_id, free_id):
+        office.grant(organization_id, 10)
+    with psycopg.connect(office.url) as mine:
+        mine.execute("SELECT 1 FROM accounts WHERE organization_id = %s FOR UPDATE", [held_id])
+        waiting = held.beside(held.create, scripts(_paid()))
+        for _ in range(3):
+            assert worker_in(free.create(scripts(_paid())))["error"] is None
+        assert not waiting.done()
+        mine.rollback()
+    assert worker_in(waiting.result(timeout=60))["error"] is None
 
 
 def test_budgets_of_an_organization_are_its_own(office: Office, scripts: Scripts):
@@ -194,6 +301,10 @@ def test_budgets_of_an_organization_are_its_own(office: Office, scripts: Scripts
     _, other = office.organization("not own")
     instruction = scripts(Step(tool_calls=[LIST]), after_last="repeat")
     assert worker_in(other.create(instruction, budget="low"))["usage"]["steps"] == 4
+    # Without its own it has the server's again.
+    office.do(lambda db: accounts.set_budget(db, organization_id, "low", {}))  # pyright: ignore[reportArgumentType] # An id.
+    instruction = scripts(Step(tool_calls=[LIST]), after_last="repeat")
+    assert worker_in(api.create(instruction, budget="low"))["usage"]["steps"] == 4
 
 
 def test_usage_is_grouped_and_sums_up(office: Office, scripts: Scripts):

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from pydantic_ai.messages import ModelRequest, ToolReturnPart
 
-from handinger.agent import metering, pictures
+from handinger.agent import pictures, sizes
 from tests.contract.wire import worker_in
 from tests.contract.world import Api, Scripts
 from tests.support.model_server import Step, ToolCall
@@ -112,8 +112,8 @@ def test_a_picture_counts_in_what_is_reserved_and_goes_first_when_money_is_short
     named = {"picture": {"sha256": "0" * 64, "mediaType": "image/png", "turn": "trn_1"}}
     part = ToolReturnPart("read_file", "A picture.", tool_call_id="a", metadata=named)
     request = ModelRequest(parts=[part])
-    assert metering.content_bytes(request) > 50_000
-    (cut,) = metering.shortened([request], 1_000)
+    assert sizes.content_bytes(request) > 50_000
+    (cut,) = sizes.shortened([request], 1_000)
     (left,) = cut.parts
     assert isinstance(left, ToolReturnPart)
     assert not pictures.shows(left)

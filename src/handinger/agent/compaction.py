@@ -4,6 +4,7 @@ What the model is sent becomes shorter; what is stored does not. The journal kee
 summary is one more row of it (see `turns.summaries`), and what readers are told never changes.
 """
 
+import asyncio
 import functools
 import logging
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from pydantic_ai.settings import ModelSettings
 from handinger.agent import conversation as conversations
 from handinger.agent import model as models
 from handinger.agent import prompt
-from handinger.agent.attempt import Attempt
+from handinger.agent.attempt import Attempt, seconds_until
 from handinger.agent.conversation import Conversation
 from handinger.agent.model_calls import ModelFailed
 from handinger.agent.ui_events import clean
@@ -165,8 +166,10 @@ class Compactor:
         """The model's summary, "" if it makes none, and what that cost. Raises ModelFailed."""
         process = self._attempt.process
         how = models.request_settings(process.settings) | ModelSettings(max_tokens=cut.most_output)
+        timeout = asyncio.timeout(seconds_until(self._attempt.allowance.conclude_at))
         try:
-            response = await direct.model_request(process.model, [asked], model_settings=how)
+            async with timeout:
+                response = await direct.model_request(process.model, [asked], model_settings=how)
         except ai_errors.ModelAPIError as error:
             if models.is_transient(error):
                 raise ModelFailed(error) from error
@@ -174,6 +177,8 @@ class Compactor:
             logger.warning("A conversation was not summarized: %s", models.explain(error))
             return "", [held.in_full()] if models.may_be_billed(error) else []
         except Exception as error:
+            if timeout.expired():
+                return "", [held.in_full()]  # There is time for the concluding call alone.
             raise ModelFailed(error) from error
         charge = models.charge(response, held, process.metering.price).for_platform()
         return clean(response.text or "").strip(), [charge]

@@ -1,7 +1,7 @@
 """What our server adds to every run of the agent: memory of finished tools, and a last word."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic_ai import RunContext, ToolFailed, ToolReturn
@@ -14,7 +14,7 @@ from pydantic_ai.tools import ToolDefinition
 
 from handinger import files
 from handinger.agent import pictures, prompt
-from handinger.agent.metering import Meter, shortened
+from handinger.agent.metering import Meter
 from handinger.agent.tools.context import ToolContext
 from handinger.agent.ui_events import plain
 
@@ -46,19 +46,23 @@ class Hooks(AbstractCapability[StepContext]):
     async def prepare_model_request(
         self, ctx: RunContext[StepContext], request_context: ModelRequestContext
     ) -> ModelRequestContext:
-        """Keep the request within what is reserved for it. Raises MoreInput.
+        """Keep the request within what is reserved for it. Raises Remeasured.
 
         In the concluding call, forbid tools and say so. The note is sent, but not remembered.
         """
-        plan = ctx.deps.meter.plan
+        meter, messages = ctx.deps.meter, request_context.messages
+        meter.know(request_context.model_request_parameters.function_tools)
+        if meter.wants_count:
+            shown = await pictures.shown(ctx, messages)
+            await meter.count(replace(request_context, messages=shown), of=messages)
         settings = ModelSettings(**(request_context.model_settings or {}))
-        if plan is not None and plan.results_bytes is not None:
-            request_context.messages = shortened(request_context.messages, plan.results_bytes)
-        if plan is not None and plan.max_tokens is not None:
-            settings["max_tokens"] = plan.max_tokens
-        tools = request_context.model_request_parameters.function_tools
-        ctx.deps.meter.require(request_context.messages, tools)
-        request_context.messages = await pictures.shown(ctx, request_context.messages)
+        plan = meter.plan
+        if plan is not None:
+            messages = plan.sent(messages)
+            if plan.max_tokens is not None:
+                settings["max_tokens"] = plan.max_tokens
+        meter.require(messages)
+        request_context.messages = await pictures.shown(ctx, messages)
         if ctx.deps.concluding:
             settings["tool_choice"] = "none"
             note = ModelRequest(parts=[UserPromptPart(prompt.CONCLUDE)])
@@ -82,11 +86,12 @@ class Hooks(AbstractCapability[StepContext]):
             if known.outcome == "success":
                 return _result(known.content, known.metadata)
             raise ToolFailed(known.model_response_str(wrap_if_error=False))
+        # First, for it may have been made.
+        if key in ctx.deps.interrupted and not (tool_def.metadata or {}).get("idempotent"):
+            raise ToolFailed(_OUTCOME_UNKNOWN)
         refusal = ctx.deps.meter.refusal(call)
         if refusal is not None:
             raise ToolFailed(refusal)
-        if key in ctx.deps.interrupted and not (tool_def.metadata or {}).get("idempotent"):
-            raise ToolFailed(_OUTCOME_UNKNOWN)
         try:
             value = await handler(args)
             if isinstance(value, ToolReturn):

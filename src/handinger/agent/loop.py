@@ -20,7 +20,7 @@ from handinger.agent import model as models
 from handinger.agent import prompt, tool_calls
 from handinger.agent.attempt import Attempt, Node, seconds_until
 from handinger.agent.compaction import Compacted, Compactor
-from handinger.agent.metering import MoreInput
+from handinger.agent.metering import Remeasured
 from handinger.agent.model_calls import CallCutOff, ModelCalls, ModelFailed
 from handinger.agent.opening import Opening, Process
 from handinger.agent.tool_calls import ToolCalls, ToolsCutOff
@@ -159,7 +159,7 @@ class TurnRun:
                 await attempt.write(
                     Record(charges=attempt.abandoned(), reserve=attempt.next_call())
                 )
-            except MoreInput:
+            except Remeasured:
                 # It was not sent; the next plan knows how large it is.
                 attempt.under_way = None
                 attempt.teller.withdraw()
@@ -237,6 +237,8 @@ class TurnRun:
         asked_s = error.retry_after if isinstance(error, ai_errors.ModelAPIError) else None
         if asked_s is not None:
             delay_s = max(delay_s, min(asked_s, _MAX_RETRY_AFTER_S))
+        # The time that is kept for the concluding call is not spent waiting for another one.
+        delay_s = min(delay_s, seconds_until(attempt.allowance.conclude_at) or delay_s)
         reason = models.explain(error)
         logger.warning("A model call failed and is repeated in %.1f s: %s", delay_s, reason)
         attempt.teller.withdraw()

@@ -1,51 +1,30 @@
-"""What the next call may cost, known before it is made: bounds of its size, and what is reserved.
+"""What the next call may cost, known before it is made: how it is planned, and what is reserved.
 
-A bound of the input holds because every token of a text stands for at least one of its bytes. Where
-the provider has counted most of the text already, its count takes the place of those bytes.
+A bound of its input is the smallest that is known: the bytes of all that is sent, or what the
+provider has counted already, in an earlier call or when asked, and the bytes that were added since.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import cast
 
 from pydantic_ai.messages import (
-    BinaryContent,
-    FilePart,
-    ImageUrl,
     ModelMessage,
-    ModelRequest,
     ModelResponse,
-    RetryFeedbackPart,
-    SpeechPart,
-    SystemPromptPart,
-    TextPart,
-    ThinkingPart,
     ToolCallPart,
     ToolReturnPart,
-    UserPromptPart,
 )
+from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.tools import ToolDefinition
 
 from handinger import prices
-from handinger.agent import pictures, prompt
+from handinger.agent import prompt, sizes
+from handinger.agent.counting import Counter
 from handinger.agent.tools.context import ToolPrice
 from handinger.budgets import Allowance, Reservation, Reserve, Spending
 from handinger.prices import Price
 from handinger.settings import Settings
-
-# What providers add around a text or a call, and around all of them (such as the instructions that
-# some of them send along with tools); in tokens.
-_FRAME = 32
-_FRAME_OF_TOOL = 64
-_FRAME_OF_REQUEST = 1024
-
-# Pictures cost by their size in pixels, at most about this many tokens with any provider; what a
-# document or a sound holds cannot be told from its bytes.
-_IMAGE_TOKENS = 50_000
-_MEDIA_TOKENS = 1_000_000
 
 # A reported count is believed if a token would not stand for more bytes than this.
 _MOST_BYTES_PER_TOKEN = 64
@@ -58,21 +37,19 @@ _KEPT_RESULTS = 512
 _LEAST_WORKING = 512
 _LEAST_ANSWER = 256
 
+# An output limit below this is worth a count of the provider, if that could take so much off the
+# bound.
+_SCARCE_OUTPUT = 4096
+_WORTH_COUNTING = 1024
+
 # The output limit where nobody knows what the model allows.
 _USUAL_OUTPUT = 8192
 
 _MOST_LEARNED = 1000
 
 
-class MoreInput(Exception):
-    """A request is larger than what was reserved for it; it was not sent."""
-
-    def __init__(self, bound: int) -> None:
-        super().__init__(f"A request may have {bound} tokens, more than were reserved.")
-        self.bound = bound
-
-
-_CUT = "\n[cut off here: the budget of this turn does not cover more]"
+class Remeasured(Exception):
+    """A request has another size than the one that it was planned with; it was not sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +61,15 @@ class Plan:
     is_lowered: bool  # the limit is lower than it would be with more money
     reservation: Reservation
     results_bytes: int | None = None  # so much of the last results is sent; None: all
+    is_without_last: bool = False  # the last response is not sent, and its results are not
+
+    def sent(self, messages: Sequence[ModelMessage]) -> list[ModelMessage]:
+        """What is sent of a conversation that ends with results."""
+        if self.is_without_last:
+            return list(messages[:-2])
+        if self.results_bytes is not None:
+            return sizes.shortened(messages, self.results_bytes)
+        return list(messages)
 
 
 @dataclass(slots=True)
@@ -94,22 +80,24 @@ class Metering:
     price: Price | None
     output_limit: int | None  # of the model
     tools: Mapping[str, ToolDefinition] = field(default_factory=dict[str, ToolDefinition])
+    counter: Counter | None = None  # None: its provider does not count ahead of a call
     tool_bytes: int = field(init=False)  # of the definitions that every call sends
     _told: str = field(init=False)
     _learned: dict[str, int] = field(default_factory=dict[str, int])
 
     def __post_init__(self) -> None:
-        self.tool_bytes = definition_bytes(self.tools.values())
-        self._told = "\0".join(_definition(tool).decode() for tool in self.tools.values())
+        self.tool_bytes = sizes.definition_bytes(self.tools.values())
+        self._told = _told(self.tools.values())
 
     @property
     def usual_output(self) -> int:
         """The output limit of a call for which there is money enough."""
         return self.settings.max_output_tokens or self.output_limit or _USUAL_OUTPUT
 
-    def prefix(self, text: str) -> str:
+    def prefix(self, text: str, more: Iterable[ToolDefinition] = ()) -> str:
         """What names the beginning of calls with these instructions, and the same tools."""
-        return hashlib.sha256(f"{text}\0{self._told}".encode()).hexdigest()[:16]
+        told = "\0".join([text, self._told, _told(more)])
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def learn(self, prefix: str, input_tokens: int) -> None:
         """A call that began with this prefix had so many tokens; so the prefix has no more."""
@@ -122,62 +110,28 @@ class Metering:
         return min(most, self._learned.get(prefix, most))
 
 
-def definition_bytes(tools: Iterable[ToolDefinition]) -> int:
-    """Of what the model is told of its tools."""
-    return sum(_FRAME_OF_TOOL + len(_definition(tool)) for tool in tools)
+def _told(tools: Iterable[ToolDefinition]) -> str:
+    return "\0".join(sizes.definition(tool).decode() for tool in tools)
 
 
-def _definition(tool: ToolDefinition) -> bytes:
-    told = [tool.name, tool.description, tool.parameters_json_schema]
-    return json.dumps(told, ensure_ascii=False).encode()
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """The most tokens that a request can have, and how many of them the provider counted."""
+
+    tokens: int
+    counted: int
+
+    @property
+    def uncounted(self) -> int:
+        return self.tokens - self.counted
 
 
-def content_bytes(message: ModelMessage) -> int:
-    """A bound of the tokens that one message adds to a request."""
-    return sum(_FRAME + _part_bytes(part) for part in message.parts)
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A request that the provider counted when it was asked: a bound, and the request's bytes."""
 
-
-def _part_bytes(part: object) -> int:
-    match part:
-        case TextPart():
-            return _bytes(part.content)
-        case ThinkingPart():
-            return _bytes(part.content) + _bytes(part.signature or "") + _bytes(part.id or "")
-        case ToolCallPart():
-            return _bytes(part.args_as_json_str()) + _bytes(part.tool_name + part.tool_call_id)
-        case ToolReturnPart():
-            result = cast(ToolReturnPart, part)
-            return _result_bytes(result) + _bytes(part.tool_name + part.tool_call_id)
-        case RetryFeedbackPart():
-            return _bytes(part.model_response())
-        case SystemPromptPart():
-            return _bytes(part.content)
-        case UserPromptPart():
-            if isinstance(part.content, str):
-                return _bytes(part.content)
-            return sum(_item_bytes(item) for item in part.content)
-        case FilePart() | SpeechPart():
-            return _MEDIA_TOKENS
-        case _:
-            return _bytes(repr(part))  # It says all that is in it.
-
-
-def _result_bytes(part: ToolReturnPart) -> int:
-    """Of what a tool answered, with the picture that may be shown with it."""
-    picture = _IMAGE_TOKENS if pictures.shows(part) else 0
-    return _bytes(part.model_response_str(wrap_if_error=False)) + picture
-
-
-def _item_bytes(item: object) -> int:
-    if isinstance(item, str):
-        return _bytes(item)
-    if isinstance(item, ImageUrl) or (isinstance(item, BinaryContent) and item.is_image):
-        return _IMAGE_TOKENS
-    return _MEDIA_TOKENS
-
-
-def _bytes(text: str) -> int:
-    return len(text.encode(errors="replace"))
+    tokens: int
+    content_bytes: int
 
 
 class Meter:
@@ -190,24 +144,53 @@ class Meter:
         self.granted: dict[str, Reservation] = {}  # by the id of the tool's call
         self.planned_step: int | None = None
         self.summary: Reservation | None = None
-        self._bound = self._least_bound = 0
-        self._available_nano: int | None = None
         self._metering = metering
         self._allowance = allowance
         self._model = model
-        text = instructions + prompt.CONCLUDE
-        self._prefix_bytes = _FRAME_OF_REQUEST + _bytes(text) + metering.tool_bytes
-        self._prefix = metering.prefix(text)
+        self._available_nano: int | None = None
+        self._kept: list[Reservation] = []
+        # Of the call that is planned: its bound, and what the last look found beyond that.
+        self._bound = _Bound(0, 0)
+        self._found: tuple[int, int] = (0, 0)  # the step, and a bound
+        self._is_tight = False
+        self._counted: _Counted | None = None
+        self._asked_in_step: int | None = None
+        self._text = instructions + prompt.CONCLUDE
+        self._note_bytes = sizes.FRAME + sizes.text_bytes(prompt.CONCLUDE)
+        self._fixed_bytes = (
+            sizes.FRAME_OF_REQUEST + sizes.text_bytes(self._text) + metering.tool_bytes
+        )
+        self._more_bytes = 0  # of tools that only this turn knows
+        self._prefix = metering.prefix(self._text)
+
+    @property
+    def _prefix_bytes(self) -> int:
+        """Of what every request begins with, the instructions and the tools."""
+        return self._fixed_bytes + self._more_bytes
 
     # Bounds
 
     def input_bound(self, messages: Sequence[ModelMessage]) -> int:
         """How many tokens a call with these messages sends at most."""
-        sizes = [content_bytes(message) for message in messages]
+        return self._input_bound(messages).tokens
+
+    def _input_bound(self, messages: Sequence[ModelMessage]) -> _Bound:
+        bound = self._bound_of_history(messages)
+        if self._counted is None:
+            return bound
+        size = sum(sizes.content_bytes(message) for message in messages)
+        since = max(0, size - self._counted.content_bytes)
+        counted = _Bound(self._counted.tokens + since, self._counted.tokens)
+        return min(bound, counted, key=lambda each: each.tokens)
+
+    def _bound_of_history(self, messages: Sequence[ModelMessage]) -> _Bound:
+        """By bytes, and by what the provider reported for the calls before this one."""
+        each = [sizes.content_bytes(message) for message in messages]
         prefix = self._metering.learned(self._prefix, self._prefix_bytes)
-        bound = prefix + sum(sizes)
-        covered, since = self._prefix_bytes + sum(sizes), 0
-        for message, size in zip(reversed(messages), reversed(sizes), strict=True):
+        known = prefix if prefix < self._prefix_bytes else 0
+        bound = _Bound(prefix + sum(each), known)
+        covered, since = self._prefix_bytes + sum(each), 0
+        for message, size in zip(reversed(messages), reversed(each), strict=True):
             covered -= size
             since += size
             if not isinstance(message, ModelResponse):
@@ -216,7 +199,12 @@ class Meter:
             if counted * _MOST_BYTES_PER_TOKEN < covered:
                 continue  # Not reported, or not believable.
             is_same = (message.metadata or {}).get("prefix") == self._prefix
-            return min(bound, counted + since + _FRAME + (0 if is_same else prefix))
+            tokens = counted + since + sizes.FRAME + (0 if is_same else prefix)
+            return min(
+                bound,
+                _Bound(tokens, counted + (0 if is_same else known)),
+                key=lambda each: each.tokens,
+            )
         return bound
 
     def note(self, response: ModelResponse) -> None:
@@ -226,16 +214,57 @@ class Meter:
         if counted * _MOST_BYTES_PER_TOKEN >= self._prefix_bytes:
             self._metering.learn(self._prefix, counted)
 
-    def require(self, messages: Sequence[ModelMessage], tools: Sequence[ToolDefinition]) -> None:
-        """The last look before a request is sent. Raises MoreInput."""
+    def know(self, tools: Sequence[ToolDefinition]) -> None:
+        """A request of this turn defines these tools; some may be known to its turn alone."""
+        more = [tool for tool in tools if tool.name not in self._metering.tools]
+        size = sizes.definition_bytes(more)
+        if size > self._more_bytes:
+            self._more_bytes = size
+            self._prefix = self._metering.prefix(self._text, more)
+
+    def require(self, messages: Sequence[ModelMessage]) -> None:
+        """The last look before a request is sent. Raises Remeasured."""
+        if self.plan is None:
+            raise Remeasured
         price = self._metering.price
-        if self.plan is None or price is None or price.is_free:
+        if price is None or price.is_free:
             return
-        unknown = [tool for tool in tools if tool.name not in self._metering.tools]
-        bound = self.input_bound(messages) + definition_bytes(unknown)
+        bound = self.input_bound(messages)
         if bound > self.plan.reservation.input_tokens:
-            self._least_bound = bound
-            raise MoreInput(bound)
+            self._found = (self.plan.reservation.step, bound)
+            raise Remeasured
+
+    @property
+    def wants_count(self) -> bool:
+        """Whether a count of the provider may let the next call do more than is planned."""
+        counter = self._metering.counter
+        return (
+            counter is not None
+            and counter.is_ready
+            and self._is_tight
+            and self._asked_in_step != self.planned_step
+            and self._bound.uncounted >= _WORTH_COUNTING
+        )
+
+    async def count(self, request: ModelRequestContext, *, of: Sequence[ModelMessage]) -> None:
+        """Have the provider count a request that sends these messages.
+
+        Raises Remeasured, for a new plan; without a count, the call is made as it was planned.
+        """
+        counter = self._metering.counter
+        assert counter is not None
+        self._asked_in_step = self.planned_step
+        counted = await counter.count(request)
+        content = sum(sizes.content_bytes(message) for message in of)
+        prefix = self._metering.learned(self._prefix, self._prefix_bytes)
+        covered = content + (self._prefix_bytes if counter.counts_all else 0)
+        if counted is not None and counted * _MOST_BYTES_PER_TOKEN >= covered:
+            tokens = counter.bound(counted) + (0 if counter.counts_all else prefix)
+            self._counted = _Counted(tokens + self._note_bytes, content)
+            self._found = (0, 0)
+        elif self.plan is not None:
+            return
+        raise Remeasured
 
     # Money
 
@@ -257,8 +286,13 @@ class Meter:
             self.plan = self._planned(messages, step, spent, left)
             self.planned_step = step
             # Nothing is reserved for what costs nothing.
-            is_paid = self.plan is not None and self.plan.reservation.cost_nano > 0
-            return [self.plan.reservation] if self.plan and is_paid else []
+            if self.plan is None or not self.plan.reservation.cost_nano:
+                return []
+            held = self.plan.reservation
+            if self.plan.concludes or available_nano is None:
+                return [held]
+            kept = self._concluding_nano(held.input_tokens + held.output_tokens)
+            return [held, self._kept_slice(step, kept)]
 
         return reserve
 
@@ -268,11 +302,14 @@ class Meter:
         def reserve(spent: Spending, available_nano: int | None) -> list[Reservation]:
             self.plan, self.planned_step = None, None
             left = self.left_nano(spent, available_nano)
-            bound = _FRAME_OF_REQUEST + sum(content_bytes(message) for message in asked)
+            bound = sizes.FRAME_OF_REQUEST + sum(sizes.content_bytes(each) for each in asked)
             self.summary = self._call(step, bound, output, concludes=False).reservation
             self.summary = replace(self.summary, kind="internal")
-            if left is not None and self.summary.cost_nano > left // 2:
+            is_unknown = self._metering.price is None
+            if left is not None and (is_unknown or self.summary.cost_nano > left // 2):
                 self.summary = None
+            # What was counted was another conversation.
+            self._counted = None
             return [self.summary] if self.summary and self.summary.cost_nano else []
 
         return reserve
@@ -282,7 +319,7 @@ class Meter:
         price, name = self._metering.price, self._allowance.name
         if price is None:
             return prices.unknown(self._metering.settings)
-        bound = self._bound
+        bound = self._bound.tokens
         needed = price.worst_case(bound).cost_nano(bound, _LEAST_ANSWER)
         left = max(self.left_nano(spent, self._available_nano) or 0, 0)
         whose, remedy = f"The budget '{name}' is", "Use a larger budget"
@@ -303,8 +340,11 @@ class Meter:
         spent: Spending,
         left_nano: int | None,
     ) -> Plan | None:
-        bound = max(self.input_bound(messages), self._least_bound)
-        self._bound, self._least_bound = bound, 0
+        self._bound, self._is_tight = self._input_bound(messages), False
+        found_in, found = self._found
+        if found_in == step and found > self._bound.tokens:
+            self._bound = replace(self._bound, tokens=found)
+        bound = self._bound.tokens
         now = datetime.now(UTC)
         concludes = self._allowance.must_conclude(calls_made=spent.steps, now=now)
         price = self._metering.price
@@ -316,22 +356,21 @@ class Meter:
         usual = self._metering.usual_output
         if not concludes:
             output = self._working_output(price, bound, left_nano)
+            self._is_tight = output < min(_SCARCE_OUTPUT, usual)
             if output >= min(_LEAST_WORKING, usual):
                 return self._call(step, bound, min(output, usual), concludes=False)
-        worst = price.worst_case(bound)
-        answer = worst.affordable_output(left_nano, bound)
+        answer = price.worst_case(bound).affordable_output(left_nano, bound)
         answer = usual if answer is None else min(answer, usual)
+        self._is_tight |= answer < min(_SCARCE_OUTPUT, usual)
         if answer >= min(_LEAST_ANSWER, usual):
             return self._call(step, bound, answer, concludes=True)
-        return self._with_less(messages, step, bound, left_nano)
+        return self._with_less(messages, step, price, left_nano)
 
     def _working_output(self, price: Price, bound: int, left_nano: int) -> int:
         """How much a call may answer so that a concluding one, which sends that too, still fits."""
         usual = self._metering.usual_output
-        now, later = (
-            price.worst_case(bound),
-            price.worst_case(bound + usual + _KEPT_RESULTS),
-        )
+        now = price.worst_case(bound)
+        later = price.worst_case(bound + usual + _KEPT_RESULTS)
         fixed = now.cost_nano(bound, 0) + later.cost_nano(bound + _KEPT_RESULTS, _KEPT_ANSWER)
         if fixed > left_nano:
             return -1
@@ -339,29 +378,27 @@ class Meter:
         return int((left_nano - fixed) / each) if each else usual
 
     def _with_less(
-        self, messages: Sequence[ModelMessage], step: int, bound: int, left_nano: int
+        self, messages: Sequence[ModelMessage], step: int, price: Price, left_nano: int
     ) -> Plan | None:
-        """A concluding call that sends its last results only in part, because all do not fit."""
-        price = self._metering.price
+        """A concluding call that sends its last results in part or not at all: all do not fit."""
         last = messages[-1] if messages else None
-        if price is None or not isinstance(last, ModelRequest):
+        results = [part for part in last.parts if isinstance(part, ToolReturnPart)] if last else []
+        if not results:
             return None
-        results = [part for part in last.parts if isinstance(part, ToolReturnPart)]
-        size = sum(_result_bytes(part) for part in results)
+        bound = max(self._bound_of_history(messages).tokens, self._bound.tokens)
+        size = sum(sizes.result_bytes(part) for part in results)
         room = price.worst_case(bound).affordable_input(left_nano, _LEAST_ANSWER)
         if room is None or room < 0:
             return None
-        kept = room - (bound - size) - len(results) * len(_CUT)
-        if not results or kept < 0:
+        kept = room - (bound - size) - len(results) * len(sizes.CUT)
+        if kept >= 0:
+            plan = self._call(step, room, _LEAST_ANSWER, concludes=True)
+            return replace(plan, is_lowered=True, results_bytes=kept)
+        # What it answered and called is too much already: it concludes from what it had before.
+        if len(messages) < 3 or self.input_bound(messages[:-2]) > room:
             return None
         plan = self._call(step, room, _LEAST_ANSWER, concludes=True)
-        return Plan(
-            concludes=True,
-            max_tokens=plan.max_tokens,
-            is_lowered=True,
-            reservation=plan.reservation,
-            results_bytes=kept,
-        )
+        return replace(plan, is_lowered=True, is_without_last=True)
 
     def _call(self, step: int, bound: int, limit: int | None, *, concludes: bool) -> Plan:
         price = self._metering.price
@@ -394,8 +431,12 @@ class Meter:
             self.plan, self.planned_step = None, None
             self.granted = {}
             left = self.left_nano(spent, available_nano)
+            kept = self._concluding_nano(self.input_bound(messages))
+            self._kept = []
+            if available_nano is not None and left is not None and kept:
+                self._kept = [self._kept_slice(step, max(0, min(kept, left)))]
             if left is not None:
-                left -= self._kept_nano(messages)
+                left -= kept
             for call in calls:
                 most = self._most_nano(call)
                 if most is None:
@@ -413,7 +454,7 @@ class Meter:
                     cost_nano=nano,
                     call_id=call.tool_call_id,
                 )
-            return list(self.granted.values())
+            return [*self.granted.values(), *self._kept]
 
         return reserve
 
@@ -422,7 +463,8 @@ class Meter:
         ids = {call.tool_call_id for call in open_calls}
 
         def reserve(_spent: Spending, _available_nano: int | None) -> list[Reservation]:
-            return [held for call_id, held in self.granted.items() if call_id in ids]
+            held = [held for call_id, held in self.granted.items() if call_id in ids]
+            return [*held, *self._kept]
 
         return reserve
 
@@ -444,13 +486,17 @@ class Meter:
         nano = price.most_nano(self._metering.settings, _arguments(call))
         return (price, nano) if nano > 0 else None
 
-    def _kept_nano(self, messages: Sequence[ModelMessage]) -> int:
-        """The worst case of a concluding call after the tools."""
+    def _concluding_nano(self, bound: int) -> int:
+        """The worst case of a concluding call after one of this size, with some results."""
         price = self._metering.price
         if price is None:
             return 0
-        bound = self.input_bound(messages) + _KEPT_RESULTS
+        bound += _KEPT_RESULTS
         return price.worst_case(bound).cost_nano(bound, _KEPT_ANSWER)
+
+    def _kept_slice(self, step: int, nano: int) -> Reservation:
+        """Keeps other turns of the organization from taking what the conclusion needs."""
+        return Reservation("model", self._model, step + 1, nano, is_kept=True)
 
 
 def _arguments(call: ToolCallPart) -> Mapping[str, object]:
@@ -458,24 +504,3 @@ def _arguments(call: ToolCallPart) -> Mapping[str, object]:
         return call.args_as_dict(raise_if_invalid=False)
     except ValueError:
         return {}
-
-
-def shortened(messages: Sequence[ModelMessage], results_bytes: int) -> list[ModelMessage]:
-    """The same messages, with the last results cut to so many bytes, shared fairly.
-
-    Their pictures are left out.
-    """
-    *earlier, last = messages
-    parts = list(last.parts)
-    results = [part for part in parts if isinstance(part, ToolReturnPart)]
-    rest = results_bytes
-    cut: dict[int, ToolReturnPart] = {}
-    by_size = sorted(results, key=lambda part: len(part.model_response_str(wrap_if_error=False)))
-    for number, part in enumerate(by_size):
-        content = part.model_response_str(wrap_if_error=False).encode(errors="replace")
-        share = rest // (len(results) - number)
-        if len(content) > share or pictures.shows(part):
-            text = content[:share].decode(errors="ignore") + _CUT
-            cut[id(part)] = replace(part, content=text, metadata=None)
-        rest -= min(len(content), share)
-    return [*earlier, replace(last, parts=[cut.get(id(part), part) for part in parts])]

@@ -20,7 +20,7 @@ from pydantic_ai.messages import (
 from handinger.agent import conversation as conversations
 from handinger.agent import model as models
 from handinger.agent.attempt import Attempt, Node, Run, seconds_until
-from handinger.agent.metering import MoreInput, Plan
+from handinger.agent.metering import Plan, Remeasured
 from handinger.agent.tool_calls import ToolCalls
 from handinger.agent.ui_events import clean
 from handinger.budgets import Reserve
@@ -48,31 +48,37 @@ class ModelCalls:
         self._attempt = attempt
         self._tools = tools
 
-    async def planned(self) -> Plan | Ending:
-        """How the next call is made; or the ending of the turn, if no further call fits."""
+    async def planned(self) -> Plan | Ending | None:
+        """How the next call is made; or the ending of the turn, if no further call fits.
+
+        None: none fits as far as is known, but the provider may count less.
+        """
         attempt = self._attempt
         meter, allowance = attempt.meter, attempt.allowance
         step = attempt.conversation.responses_made + 1
         if meter.planned_step != step:
             await attempt.write(Record(reserve=attempt.next_call()))
         calls_made, now = attempt.journal.spending.steps, datetime.now(UTC)
-        if meter.plan is None or allowance.is_spent(calls_made=calls_made, now=now):
+        plan = meter.plan
+        is_spent = allowance.is_spent(calls_made=calls_made, now=now)
+        if is_spent or (plan is None and not meter.wants_count):
             return self._spent_ending()
         concludes = allowance.must_conclude(calls_made=calls_made, now=now)
-        attempt.context.concluding = meter.plan.concludes or concludes
+        attempt.context.concluding = concludes or (plan is not None and plan.concludes)
         attempt.context.step = step
-        return meter.plan
+        return plan
 
-    async def make(self, run: Run, node: Node, plan: Plan, *, mark: int) -> Node:
+    async def make(self, run: Run, node: Node, plan: Plan | None, *, mark: int) -> Node:
         """Call the model and journal its response, and the turn's end if that is its last word.
 
-        `mark`: so many messages of the run are in the journal. Raises ModelFailed, and CallCutOff
-        when only time for the concluding call is left.
+        `mark`: so many messages of the run are in the journal. Raises ModelFailed; CallCutOff when
+        only time for the concluding call is left; Remeasured, always without a plan.
         """
         attempt = self._attempt
         attempt.teller.begin_step(attempt.context.step)
-        attempt.under_way = plan.reservation
+        attempt.under_way = plan.reservation if plan else None
         next_node = await self._call(run, node)
+        assert plan is not None
         messages = run.ctx.state.message_history[mark:]
         response = messages[-1]
         assert isinstance(response, ModelResponse)
@@ -103,7 +109,7 @@ class ModelCalls:
                             if attempt.teller.stream_event(event):
                                 attempt.tell()
                 return await run.next(node)
-        except (psycopg.Error, MoreInput):
+        except (psycopg.Error, Remeasured):
             raise
         except Exception as error:
             if timeout.expired():

@@ -12,6 +12,7 @@ from pydantic_ai.toolsets import AbstractToolset
 from handinger import metrics, prices
 from handinger.agent import model as models
 from handinger.agent.conversation import Conversations
+from handinger.agent.counting import Counter
 from handinger.agent.hooks import Hooks, StepContext
 from handinger.agent.loop import TurnRun
 from handinger.agent.mcp import McpServers
@@ -142,6 +143,7 @@ def make_metering(
         settings,
         price=prices.of(settings),
         output_limit=models.output_limit(model),
+        counter=Counter.of(settings),
         tools={tool.name: tool.tool_def for tool in tools},
     )
 

@@ -44,7 +44,7 @@ async def get_usage(
 ) -> Response:
     """Sums over the ledger; of deleted workers too."""
     database, organization_id = services.database, caller.organization_id
-    start = _moment("from", since) or datetime.combine(accounts.this_month(), time.min, UTC)
+    start = _moment("from", since) or _start_of_this_month()
     end = _moment("to", before) or datetime.now(UTC)
     if end < start:
         raise InvalidInput.of("is earlier than from", "to")
@@ -58,7 +58,7 @@ async def get_usage(
     )
     spent = await usage.total(database, organization_id, since=start, before=end)
     account = await accounts.show(database, organization_id)
-    month_nano = None if account is None else account.spent_in(accounts.this_month())
+    month_nano = None if account is None else account.month_nano
     cap_nano = None if account is None else account.monthly_cap_nano
     body = {
         "from": workers.iso(start),
@@ -71,6 +71,10 @@ async def get_usage(
         "monthUsd": None if month_nano is None else month_nano / 1e9,
     }
     return Response(workers.dump(body), media_type="application/json")
+
+
+def _start_of_this_month() -> datetime:
+    return datetime.combine(datetime.now(UTC).date().replace(day=1), time.min, UTC)
 
 
 def _moment(name: str, text: str | None) -> datetime | None:

@@ -7,8 +7,8 @@ so that turns that run at once cannot spend the same credit.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import Any
+from datetime import date
+from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
 from pydantic import ValidationError
@@ -29,12 +29,7 @@ class Account:
 
     balance_credits: int | None
     monthly_cap_nano: int | None
-    month: date  # the one that `month_nano` is about
-    month_nano: int  # spent and reserved
-
-    def spent_in(self, month: date) -> int:
-        """What was spent and reserved in a month."""
-        return self.month_nano if self.month == month else 0
+    month_nano: int  # spent and reserved in this month
 
     def require(self) -> None:
         """That something is left. Raises OutOfCredits, MonthlyCapReached."""
@@ -44,16 +39,16 @@ class Account:
                 "`handinger credits grant`."
             )
         cap = self.monthly_cap_nano
-        if cap is not None and self.spent_in(this_month()) >= cap:
+        if cap is not None and self.month_nano >= cap:
             raise MonthlyCapReached(
                 f"This organization has reached its cap of {cap / 1e9:g} USD for this month; its "
                 "operator can raise it with `handinger budgets cap`."
             )
 
 
-def this_month() -> date:
-    """Its first day, in UTC."""
-    return datetime.now(UTC).date().replace(day=1)
+# Its first day. By the database's clock, the only one that all servers share: by clocks of their
+# own they would not agree, around its end, on which month's sum an account holds.
+_THIS_MONTH: LiteralString = "date_trunc('month', now() AT TIME ZONE 'UTC')::date"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +57,7 @@ class _Funds:
     has_account: bool
     balance_credits: int | None
     monthly_cap_nano: int | None
-    month: date | None
-    month_nano: int | None
+    month_nano: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +73,15 @@ async def funds(sql: TenantStatements) -> Funds:
     row = await sql.first(
         _Funds,
         "SELECT o.budgets, a.organization_id IS NOT NULL AS has_account, a.balance_credits,"
-        " a.monthly_cap_nano, a.month, a.month_nano FROM organizations o"
+        " a.monthly_cap_nano, CASE WHEN a.month = " + _THIS_MONTH + " THEN a.month_nano ELSE 0 END"
+        " AS month_nano FROM organizations o"
         " LEFT JOIN accounts a ON a.organization_id = o.id WHERE o.id = %(organization_id)s",
     )
     if row is None:
         return Funds({}, None)
     account = None
-    if row.month is not None and row.month_nano is not None:
-        account = Account(row.balance_credits, row.monthly_cap_nano, row.month, row.month_nano)
+    if row.has_account:
+        account = Account(row.balance_credits, row.monthly_cap_nano, row.month_nano)
     return Funds(row.budgets or {}, account)
 
 
@@ -99,6 +94,7 @@ class _Held:
     held_credits: int
     held_nano: int
     held_month: date | None
+    this_month: date
 
 
 async def hold(
@@ -118,16 +114,18 @@ async def hold(
     row = await sql.first(
         _Held,
         "SELECT a.balance_credits, a.monthly_cap_nano, a.month, a.month_nano, t.held_credits,"
-        " t.held_nano, t.held_month FROM accounts a, turns t"
+        " t.held_nano, t.held_month, " + _THIS_MONTH + " AS this_month FROM accounts a, turns t"
         " WHERE a.organization_id = %(organization_id)s AND t.id = %(id)s FOR UPDATE OF a",
         id=turn_id,
     )
     if row is None:
         return reserve(spending, None) if reserve else ()
-    month = this_month()
-    spent_in_month = charged_nano
+    month = row.this_month
     if row.month == month:
-        spent_in_month += row.month_nano - (row.held_nano if row.held_month == month else 0)
+        freed_nano = row.held_nano if row.held_month == month else 0
+        spent_in_month = row.month_nano - freed_nano + charged_nano
+    else:
+        spent_in_month = await _spent_and_held(sql, month, beside=turn_id)
     available: list[int] = []
     if row.balance_credits is not None:
         credits = row.balance_credits + row.held_credits
@@ -157,6 +155,25 @@ async def hold(
     return reservations
 
 
+async def _spent_and_held(sql: TenantStatements, month: date, *, beside: TurnId | None) -> int:
+    """What the ledger says of a month, and what turns that run hold in it, `beside` one of them.
+
+    For a month that an account knows nothing of: one that begins, or that a clock has gone back to.
+    """
+    nano = await sql.value(
+        "SELECT (SELECT coalesce(sum(cost_nano), 0) FROM ledger"
+        " WHERE organization_id = %(organization_id)s"
+        " AND created_at >= %(month)s::timestamp AT TIME ZONE 'UTC'"
+        " AND created_at < (%(month)s + interval '1 month') AT TIME ZONE 'UTC')"
+        " + (SELECT coalesce(sum(held_nano), 0) FROM turns"
+        " WHERE organization_id = %(organization_id)s AND status = 'running'"
+        " AND held_month = %(month)s AND id IS DISTINCT FROM %(beside)s)",
+        month=month,
+        beside=beside,
+    )
+    return int(nano)
+
+
 async def show(database: Database, organization_id: OrganizationId) -> Account | None:
     """The organization's account; None if nothing limits it."""
     async with database.tenant(organization_id).statements() as sql:
@@ -170,21 +187,40 @@ async def grant(
     if credits == 0:
         raise InvalidInput("Zero credits change nothing; give a number above or below it.")
     async with database.tenant(organization_id).transaction() as sql:
-        await _open(sql)
         await sql.run(
             "INSERT INTO credit_grants (organization_id, credits, note)"
             " VALUES (%(organization_id)s, %(credits)s, %(note)s)",
             credits=credits,
             note=note,
         )
-        await sql.run(
-            "UPDATE accounts SET balance_credits = coalesce(balance_credits, 0) + %(credits)s"
-            " WHERE organization_id = %(organization_id)s",
-            credits=credits,
-        )
+        if not await _add(sql, credits):
+            await _open(sql)
+            if not await _add(sql, credits):
+                await _begin_balance(sql, credits)
         account = (await funds(sql)).account
     assert account is not None
     return account
+
+
+async def _add(sql: TenantStatements, credits: int) -> bool:
+    """Whether there was a balance to add to."""
+    added = await sql.value(
+        "UPDATE accounts SET balance_credits = balance_credits + %(credits)s"
+        " WHERE organization_id = %(organization_id)s AND balance_credits IS NOT NULL RETURNING 1",
+        credits=credits,
+    )
+    return added is not None
+
+
+async def _begin_balance(sql: TenantStatements, credits: int) -> None:
+    """What turns that run have spent before is not taken from it, what they go on to spend is."""
+    await sql.run(
+        "WITH begun AS (UPDATE accounts SET balance_credits = %(credits)s"
+        " WHERE organization_id = %(organization_id)s)"
+        " UPDATE turns SET held_credits = credits"
+        " WHERE organization_id = %(organization_id)s AND status = 'running'",
+        credits=credits,
+    )
 
 
 async def lift(database: Database, organization_id: OrganizationId) -> None:
@@ -231,25 +267,28 @@ async def _change(
 async def _open(sql: TenantStatements) -> None:
     """See that there is an account, which knows what this month has cost so far.
 
-    Steps that are being stored are waited for, and those that come see the account.
+    Steps that are being stored are waited for, and those that come see the account. For some
+    milliseconds no turn of the server is written; so the operator's rare changes do not deadlock
+    with steps, which lock a turn before its account.
     """
-    found = await sql.value(
-        "SELECT 1 FROM accounts WHERE organization_id = %(organization_id)s FOR UPDATE"
-    )
+    # Names no organization, and needs none. Who writes the ledger has locked a turn before.
+    await sql.connection.execute("LOCK TABLE turns IN SHARE ROW EXCLUSIVE MODE")
+    found = await sql.value("SELECT 1 FROM accounts WHERE organization_id = %(organization_id)s")
     if found is not None:
         return
-    # Names no organization, and needs none: it locks out every writer for some milliseconds.
-    await sql.connection.execute("LOCK TABLE turns, ledger IN SHARE ROW EXCLUSIVE MODE")
+    month = await sql.value(
+        "SELECT " + _THIS_MONTH + " FROM organizations WHERE id = %(organization_id)s"
+    )
     await sql.run(
-        "WITH running AS (UPDATE turns SET held_nano = reserved_nano, held_month = %(month)s"
-        " WHERE organization_id = %(organization_id)s AND status = 'running'"
-        " RETURNING reserved_nano)"
-        " INSERT INTO accounts (organization_id, month, month_nano) SELECT %(organization_id)s,"
-        " %(month)s, (SELECT coalesce(sum(cost_nano), 0) FROM ledger"
-        " WHERE organization_id = %(organization_id)s AND created_at >= %(since)s)"
-        " + (SELECT coalesce(sum(reserved_nano), 0) FROM running) ON CONFLICT DO NOTHING",
-        month=this_month(),
-        since=datetime.combine(this_month(), datetime.min.time(), UTC),
+        "UPDATE turns SET held_nano = reserved_nano, held_month = %(month)s"
+        " WHERE organization_id = %(organization_id)s AND status = 'running'",
+        month=month,
+    )
+    await sql.run(
+        "INSERT INTO accounts (organization_id, month, month_nano)"
+        " VALUES (%(organization_id)s, %(month)s, %(month_nano)s)",
+        month=month,
+        month_nano=await _spent_and_held(sql, month, beside=None),
     )
 
 

@@ -46,6 +46,7 @@ class Reservation:
     input_tokens: int = 0  # bounds, of a model's call
     output_tokens: int = 0
     unit_prices: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_kept: bool = False  # for a call that is not made yet; never booked
 
     def in_full(self, *, steps: int = 0) -> Charge:
         """The charge for a call that may have been made, and of which nothing is known.

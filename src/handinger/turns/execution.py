@@ -149,7 +149,8 @@ async def claim(
         if row is None:
             return None
         tenant = TenantStatements(sql.connection, row.organization_id)
-        dead = [reservation.in_full() for reservation in ledger.parse(row.reservations or ())]
+        left_over = ledger.parse(row.reservations or ())
+        dead = [held.in_full() for held in left_over if not held.is_kept]
         attached = attachments.of_rows(row.attachments)
         if not all(file.delivered for file in attached):
             attached = await _deliver(tenant, row, attached)
