@@ -201,12 +201,14 @@ AGAIN = Answer(calls=[("look", {})], output_tokens=50)
 
 
 @asynccontextmanager
-async def limited(here: Stage, *, cap_nano: int) -> AsyncGenerator[None]:
-    """The organization of all turns here has an account meanwhile."""
+async def limited(here: Stage) -> AsyncGenerator[None]:
+    """The organization of all turns here has an account meanwhile, with more than enough."""
     organization = await keys.first_organization(here.database)
-    await accounts.cap_month(here.database, organization.id, cap_nano)
-    yield
-    await accounts.cap_month(here.database, organization.id, None)
+    await accounts.cap_month(here.database, organization.id, 10**18)
+    try:
+        yield
+    finally:
+        await accounts.cap_month(here.database, organization.id, None)
 
 
 @asynccontextmanager
@@ -391,7 +393,7 @@ async def test_tools_that_only_the_turn_knows_are_reserved_for_as_well(
 
     async with stage(postgres, tmp_path, answers, budgets=ONLY_MONEY) as here:
         here.unmetered = [Tool(more)]
-        async with limited(here, cap_nano=10 * NANO):
+        async with limited(here):
             turn = await here.run("standard")
         rows = await here.ledger(turn)
     assert (turn["error"], turn["incomplete_reason"], len(rows)) == (None, None, 3)
@@ -424,9 +426,11 @@ async def test_the_conclusion_is_kept_from_the_other_turns_of_the_organization(
                 await accounts.grant(here.database, organization.id, credits=-balance)
 
         here.during = others_take_all
-        turn = await here.run("unlimited")
-        account = await accounts.show(here.database, organization.id)
-        await accounts.lift(here.database, organization.id)
+        try:
+            turn = await here.run("unlimited")
+            account = await accounts.show(here.database, organization.id)
+        finally:
+            await accounts.lift(here.database, organization.id)
     assert here.calls[-1].concluding
     assert turn["output"][-1]["content"][0]["text"] == "Here is what I have."
     assert account is not None
