@@ -4,7 +4,8 @@ A failure that may pass is for the loop to repeat; nothing is repeated here.
 """
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 
 import psycopg
@@ -26,6 +27,8 @@ from handinger.agent.ui_events import clean
 from handinger.budgets import Reserve
 from handinger.turns import execution
 from handinger.turns.execution import Ending, IncompleteReason, Record, ToolRecord
+
+_TELL_AFTER_S = 0.02
 
 
 class CallCutOff(Exception):
@@ -102,12 +105,12 @@ class ModelCalls:
         try:
             async with timeout:
                 if attempt.process.hub.has_readers(attempt.live):
-                    attempt.tell()
-                    async with node.stream(run.ctx) as events:
-                        async for event in events:
-                            is_answering = True
-                            if attempt.teller.stream_event(event):
-                                attempt.tell()
+                    with self._telling_soon():
+                        async with node.stream(run.ctx) as events:
+                            async for event in events:
+                                is_answering = True
+                                if attempt.teller.stream_event(event):
+                                    attempt.tell()
                 return await run.next(node)
         except (psycopg.Error, Remeasured):
             raise
@@ -116,6 +119,15 @@ class ModelCalls:
                 raise CallCutOff from error
             # Providers' clients raise errors of their own for what breaks in mid-stream.
             raise ModelFailed(error, was_answering=is_answering) from error
+
+    @contextlib.contextmanager
+    def _telling_soon(self) -> Generator[None]:
+        """Tell that a call begins; but first the request goes out, which would wait for it."""
+        telling = asyncio.get_running_loop().call_later(_TELL_AFTER_S, self._attempt.tell)
+        try:
+            yield
+        finally:
+            telling.cancel()
 
     # Journaling
 

@@ -307,7 +307,10 @@ async def record(sql: TenantStatements, firings: Sequence[tuple[Schedule, Firing
         numbers.append(schedule.firings + counted[schedule.id])
         counted[schedule.id] += 1
     await sql.run(
-        "INSERT INTO firings (organization_id, schedule_id, number, due_at, fired_at, turn_id,"
+        "WITH forgotten AS (DELETE FROM firings f USING unnest(%(ids)s::text[],"
+        " %(forgotten)s::int[]) AS row(id, number) WHERE f.organization_id = %(organization_id)s"
+        " AND f.schedule_id = row.id AND f.number <= row.number)"
+        " INSERT INTO firings (organization_id, schedule_id, number, due_at, fired_at, turn_id,"
         " skipped, times) SELECT %(organization_id)s, row.* FROM unnest(%(ids)s::text[],"
         " %(numbers)s::int[], %(due)s::timestamptz[], %(fired)s::timestamptz[],"
         " %(turns)s::text[], %(skipped)s::text[], %(times)s::int[]) row",
@@ -318,12 +321,6 @@ async def record(sql: TenantStatements, firings: Sequence[tuple[Schedule, Firing
         turns=[firing.turn_id for _, firing in firings],
         skipped=[firing.skipped for _, firing in firings],
         times=[firing.times for _, firing in firings],
-    )
-    await sql.run(
-        "DELETE FROM firings f USING unnest(%(ids)s::text[], %(forgotten)s::int[])"
-        " AS row(id, number) WHERE f.organization_id = %(organization_id)s"
-        " AND f.schedule_id = row.id AND f.number <= row.number",
-        ids=[schedule.id for schedule, _ in firings],
         forgotten=[number - records.KEPT_FIRINGS for number in numbers],
     )
 

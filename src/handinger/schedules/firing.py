@@ -26,7 +26,8 @@ from handinger.turns.accept import Instruction, NewTurn
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 100
+# Beside running turns a statement waits for longer than it works, however many rows it is about.
+_BATCH = 300
 _AFTER_FAILURE = timedelta(minutes=1)
 # One that waits, for room or for funds, looks again after a part of the time that it has waited.
 _WAITING_SHARE = 0.25
