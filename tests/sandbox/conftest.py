@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from handinger import settings
+from handinger.sandbox import seccomp
 from handinger.sandbox.folders import Folders
 from handinger.sandbox.limits import Limits
 from handinger.sandbox.process import Host
@@ -57,9 +58,8 @@ def sandbox(sandboxes: Sandboxes) -> Sandbox:
 
 
 @pytest.fixture
-async def small(folders: Folders, host: Host, limits: Limits) -> AsyncIterator[Sandbox]:
-    """A sandbox that may take little."""
-    little = replace(
+def little(limits: Limits) -> Limits:
+    return replace(
         limits,
         memory_bytes=192 * 1024 * 1024,
         processes=24,
@@ -68,6 +68,25 @@ async def small(folders: Folders, host: Host, limits: Limits) -> AsyncIterator[S
         disk_entries=2000,
         output_bytes=256 * 1024,
     )
+
+
+@pytest.fixture
+async def small(folders: Folders, host: Host, little: Limits) -> AsyncIterator[Sandbox]:
+    """A sandbox that may take little."""
+    sandboxes = Sandboxes(folders, host, little)
+    yield sandboxes.create()
+    await sandboxes.close_all()
+
+
+@pytest.fixture(params=["with groups", "without groups"])
+async def held(
+    request: pytest.FixtureRequest, folders: Folders, host: Host, little: Limits
+) -> AsyncIterator[Sandbox]:
+    """The same; also on a host where no control groups can be made."""
+    if request.param == "without groups":
+        host = replace(host, hierarchy=None, filter=seccomp.program(counted=False))
+    elif host.hierarchy is None:
+        pytest.skip("no control groups can be made here")
     sandboxes = Sandboxes(folders, host, little)
     yield sandboxes.create()
     await sandboxes.close_all()

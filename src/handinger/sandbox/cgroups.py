@@ -23,6 +23,7 @@ _PERIOD_US = 100_000
 # Of 1 to 10,000; whoever has set nothing has 100. And the same in the words of version 1.
 _CPU_WEIGHT, _CPU_SHARES = 10, 102
 _EMPTY_WITHIN_S = 2.0
+_MOVES = 20
 
 
 class Group(Protocol):
@@ -128,11 +129,14 @@ class _GroupV2:
 
 
 def _find_v2(root: Path, membership: str) -> V2 | None:
-    """In the own group if it was delegated to this process, or as root beside all others."""
+    """In the own group if it was delegated to this process, or beside all others.
+
+    The latter is for root; and in a container, whose own group is the root of all that it sees.
+    """
     own = root / membership.lstrip("/")
     for place in dict.fromkeys((own, root)):
         with contextlib.suppress(OSError):
-            controllers = _delegate(place)
+            controllers = _delegate(place, is_whole=place == root)
             if controllers is not None:
                 return V2(place / _NAME, controllers)
     return None
@@ -141,26 +145,59 @@ def _find_v2(root: Path, membership: str) -> V2 | None:
 _NAME = "handinger"
 
 
-def _delegate(place: Path) -> tuple[str, ...] | None:
-    """Make a group of ours in this place, whose children have the controllers. Raises OSError."""
-    if not {"memory", "pids"} <= set(_words(place / "cgroup.controllers")):
+def _delegate(place: Path, *, is_whole: bool) -> tuple[str, ...] | None:
+    """Make a group of ours in this place, whose children have the controllers. Raises OSError.
+
+    `is_whole`: what is in this place is all that can be seen from here.
+    """
+    wanted = [name for name in CONTROLLERS if name in _words(place / "cgroup.controllers")]
+    if not {"memory", "pids"} <= set(wanted):
         return None
     ours = place / _NAME
     ours.mkdir(exist_ok=True)
-    wanted = [name for name in CONTROLLERS if name in _words(place / "cgroup.controllers")]
     try:
-        _enable(place, wanted)
-    except OSError as error:
-        # A group with processes in it hands out no controllers. One that has only this process
-        # was delegated to us, and the process may move; others' processes are not ours to move.
-        if error.errno != errno.EBUSY or _words(place / "cgroup.procs") != [str(os.getpid())]:
-            raise
-        server = place / f"{_NAME}-server"
-        server.mkdir(exist_ok=True)
-        _write(server / "cgroup.procs", os.getpid())
-        _enable(place, wanted)
-    _enable(ours, wanted)
+        try:
+            _enable(place, wanted)
+        except OSError as error:
+            # A group with processes in it hands out no controllers.
+            if error.errno != errno.EBUSY or not (is_whole or _is_ours(place)):
+                raise
+            _move_processes(place, place / f"{_NAME}-server")
+            _enable(place, wanted)
+        _enable(ours, wanted)
+    except OSError:
+        with contextlib.suppress(OSError):
+            ours.rmdir()
+        raise
     return tuple(wanted)
+
+
+def _is_ours(group: Path) -> bool:
+    """Whether the processes in a group are this one's to move.
+
+    They are if there is no other, or if systemd has delegated the group (`Delegate=yes`).
+    """
+    if _words(group / "cgroup.procs") == [str(os.getpid())]:
+        return True
+    for name in ("user.delegate", "trusted.delegate"):
+        with contextlib.suppress(OSError):
+            if os.getxattr(group, name) == b"1":
+                return True
+    return False
+
+
+def _move_processes(group: Path, inner: Path) -> None:
+    """Into a group within, until none is left: some may start others meanwhile."""
+    inner.mkdir(exist_ok=True)
+    for _ in range(_MOVES):
+        processes = [pid for pid in _words(group / "cgroup.procs") if pid != "0"]
+        if not processes:
+            return
+        for pid in processes:
+            try:
+                _write(inner / "cgroup.procs", pid)
+            except ProcessLookupError:
+                continue  # It has ended.
 
 
 def _enable(group: Path, controllers: list[str]) -> None:

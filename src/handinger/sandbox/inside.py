@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 _WATCH_INTERVAL_S = 0.2
-_PAGE_BYTES = resource.getpagesize()
+_PAGE_KB = resource.getpagesize() // 1024
 
 
 class Runner:
@@ -142,20 +142,18 @@ class Runner:
         if now - self._watched_at < _WATCH_INTERVAL_S:
             return
         self._watched_at = now
-        threads, pages = 0, 0
+        threads, memory_kb = 0, _detached_kb()
         for name in os.listdir("/proc"):
             if not name.isdecimal() or name == "1":
                 continue
             with contextlib.suppress(OSError, ValueError, IndexError):
                 with open(f"/proc/{name}/stat", "rb") as file:
                     threads += int(file.read().rpartition(b")")[2].split()[17])
-                with open(f"/proc/{name}/statm", "rb") as file:
-                    sizes = file.read().split()
-                    pages += int(sizes[1]) - int(sizes[2])
+                memory_kb += _memory_kb(name)
         if threads > self._limits["processes"]:
             self._kill_all()
             self._tell({"exceeded": "processes"})
-        elif pages * _PAGE_BYTES > self._limits["memory_bytes"]:
+        elif memory_kb * 1024 > self._limits["memory_bytes"]:
             self._kill_all()
             self._tell({"exceeded": "memory"})
 
@@ -166,6 +164,31 @@ class Runner:
 
     def _tell(self, message: "dict[str, object]") -> None:
         self._channel.send(json.dumps(message).encode())
+
+
+def _memory_kb(process: str) -> int:
+    """What a process has that is not in a file; of what it shares with others, its part."""
+    counted = None
+    with contextlib.suppress(OSError), open(f"/proc/{process}/smaps_rollup", "rb") as file:
+        for line in file:
+            if line.startswith((b"Pss_Anon:", b"Pss_Shmem:")):
+                counted = (counted or 0) + int(line.split()[1])
+    if counted is not None:
+        return counted
+    # It does not let itself be looked into. What anybody may see counts files, too.
+    with open(f"/proc/{process}/statm", "rb") as file:
+        return int(file.read().split()[1]) * _PAGE_KB
+
+
+def _detached_kb() -> int:
+    """Shared memory that no process has attached, so that none has it."""
+    total = 0
+    with contextlib.suppress(OSError), open("/proc/sysvipc/shm", "rb") as file:
+        for line in file.read().splitlines()[1:]:
+            columns = line.split()
+            if columns[6] == b"0":
+                total += int(columns[14]) // 1024
+    return total
 
 
 def limit(limits: "dict[str, int]") -> None:

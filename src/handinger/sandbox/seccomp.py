@@ -74,6 +74,8 @@ DENIED: Mapping[str, tuple[int | None, int | None]] = {
     "userfaultfd": (323, 282),
     "vhangup": (153, 58),
 }
+# Memory that belongs to no process cannot be counted; only control groups hold it.
+UNCOUNTED: Mapping[str, tuple[int, int]] = {"memfd_create": (319, 279), "memfd_secret": (447, 447)}
 _CLONE, _CLONE3, _IOCTL, _SOCKET = (56, 220), (435, 435), (16, 29), (41, 198)
 
 # Every CLONE_NEW... flag that `clone` knows.
@@ -91,8 +93,11 @@ _LOAD, _JUMP_EQUAL, _JUMP_FROM, _JUMP_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x
 _NUMBER, _ARCHITECTURE, _FIRST, _SECOND = 0, 4, 16, 24  # offsets in `struct seccomp_data`
 
 
-def program() -> bytes | None:
-    """The filter for this machine; None where its numbers are not known."""
+def program(*, counted: bool = True) -> bytes | None:
+    """The filter for this machine; None where its numbers are not known.
+
+    `counted`: the kernel counts the memory of a sandbox, so it may have some without an owner.
+    """
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         return None
@@ -105,7 +110,7 @@ def program() -> bytes | None:
     ]
     if machine == "x86_64":
         steps += [_step(_JUMP_FROM, _X32_BIT, 0, 1), _step(_RETURN, _errno(_ENOSYS))]
-    for numbers in DENIED.values():
+    for numbers in (*DENIED.values(), *(() if counted else UNCOUNTED.values())):
         number = numbers[column]
         if number is not None:
             steps += _unless_equal(number, _errno(_EPERM))

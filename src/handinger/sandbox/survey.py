@@ -143,8 +143,8 @@ def _advice(said: str) -> str:
 
 def _candidates(bwrap: Path, view: View) -> list[Host]:
     """Ways to make sandboxes, the safest first."""
-    program = seccomp.program()
     hierarchy = cgroups.find()
+    program = seccomp.program(counted=hierarchy is not None and "memory" in hierarchy.controllers)
     shell = "bash" if Path("/usr/bin/bash").exists() or Path("/bin/bash").exists() else "sh"
     # Never as root: to the kernel root owns its settings in /proc, in every namespace.
     uid = _other_uid() if os.geteuid() == 0 else None
@@ -231,8 +231,8 @@ def _findings(host: Host, limits: Limits, seen: Mapping[str, Any]) -> Iterator[F
         )
     controllers = () if host.hierarchy is None else host.hierarchy.controllers
     memory, processes = f"{limits.memory_bytes // mib} MiB", f"{limits.processes}"
-    yield _about_limit("memory", "memory" in controllers, f"{memory} a sandbox")
-    yield _about_limit("processes", "pids" in controllers, f"{processes} a sandbox")
+    yield _about_limit("memory", "memory" in controllers, f"{memory} a sandbox", held=_EACH)
+    yield _about_limit("processes", "pids" in controllers, f"{processes} a sandbox", held=_USER)
     if "cpu" in controllers:
         yield Finding("processors", "yes", f"At most {limits.cpus:g} a sandbox, behind the server.")
     else:
@@ -261,8 +261,10 @@ def _findings(host: Host, limits: Limits, seen: Mapping[str, Any]) -> Iterator[F
 
 _CGROUPS = (
     "Run the server under systemd with `Delegate=yes`, or as root, so that it may make control "
-    "groups."
+    "groups; in a container, with /sys/fs/cgroup writable (`--privileged`, `--cgroupns=private`)."
 )
+_EACH = "the kernel holds each process to it"
+_USER = "the kernel holds the sandbox's user to it, in most versions"
 _DATA_LIBRARIES = (
     "Install them for the system (`apt install python3-pandas python3-matplotlib`), or name a "
     "virtual environment that has them in HANDINGER_SANDBOX_PATHS."
@@ -277,13 +279,14 @@ def _about_user(host: Host) -> Finding:
     return Finding("user", "yes", f"They run as the server's own user {os.geteuid()}.")
 
 
-def _about_limit(name: str, by_kernel: bool, limit: str) -> Finding:
+def _about_limit(name: str, by_kernel: bool, limit: str, *, held: str) -> Finding:
     if by_kernel:
         return Finding(name, "yes", f"At most {limit}, held by the kernel.")
     return Finding(
         name,
         "partly",
-        f"At most {limit}, looked at five times a second, and held by the kernel for each process.",
+        f"At most {limit}. It is looked at five times a second, so it can be passed for a moment; "
+        f"{held}.",
         _CGROUPS,
     )
 
