@@ -114,6 +114,10 @@ class RateLimit(BaseModel):
     requests: Annotated[int, Field(ge=1)]
     window_s: Annotated[int, Field(ge=1)]
 
+    def __str__(self) -> str:
+        """As in the variable."""
+        return f"{self.requests}/{self.window_s}"
+
 
 CommaSeparated = Annotated[tuple[str, ...] | None, NoDecode]
 """A list in one variable, its items between commas."""
@@ -195,6 +199,7 @@ class Settings(BaseSettings):
     email_resolver: str | None = None
     email_max_bytes: Annotated[int, Field(ge=1024)] = 25 * MIB
     email_max_per_sender_per_hour: Annotated[int, Field(ge=1)] = 30
+    email_max_reports: Annotated[int, Field(ge=0)] = 20
     email_max_attached_bytes: Annotated[int, Field(ge=0)] = 20 * MIB
     email_max_sent_per_turn: Annotated[int, Field(ge=0)] = 10
     email_retry_delay_s: Annotated[float, Field(gt=0)] = 30
@@ -210,7 +215,8 @@ class Settings(BaseSettings):
     smtp_tls_key_file: Path | None = None
     smtp_max_connections: Annotated[int, Field(ge=1)] = 100
     smtp_max_connections_per_ip: Annotated[int, Field(ge=1)] = 20
-    smtp_rate_limit: Annotated[RateLimit | None, NoDecode] = None
+    smtp_rate_limit: Annotated[RateLimit | None, NoDecode] = RateLimit(requests=60, window_s=60)
+    smtp_timeout_s: Annotated[float, Field(gt=0)] = 300
     timezone: str = "UTC"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -465,8 +471,6 @@ def describe(settings: Settings) -> list[tuple[str, str]]:
             text = settings.model_dump_json(include={name}, by_alias=True)[len(name) + 4 : -1]
         elif name == "model" and value is None:
             text = f"(not set: {settings.model_id})"
-        elif isinstance(value, RateLimit):
-            text = f"{value.requests}/{value.window_s}"
         elif isinstance(value, tuple):
             # As the variable is written: paths like PATH, other lists with commas.
             separator = ":" if name == "sandbox_paths" else ","

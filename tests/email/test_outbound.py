@@ -91,6 +91,29 @@ def test_the_answer_comes_back_in_its_thread(world: World, sink: Sink):
     assert out["messageId"] == answer["Message-ID"]
 
 
+def test_an_answer_brings_the_files_as_they_were_at_its_end(world: World, sink: Sink):
+    """The next turn of the worker may change them before the answer is written."""
+    sender = unique("ada")
+    worker_id, address = world.new_address()
+    for name in ("first", "second"):
+        write = ToolCall("write_file", {"path": "report.md", "content": name})
+        gate = "files" if name == "first" else None
+        world.model.script(name, [Step(tool_calls=[write]), Step(text=f"The {name}.", gate=gate)])
+        raw = mail(f"[[script:{name}]] Go.", sender=sender)
+        assert world.send(raw, address, sender=sender) == (250, "")
+    world.model.wait_for_requests("first", 2, timeout_s=30)
+    with world.database() as database:
+        # No answer is written meanwhile.
+        database.execute("LOCK TABLE inbound_emails IN ACCESS EXCLUSIVE MODE")
+        world.model.open_gate("files")
+        world.wait_until_idle(worker_id)
+    answers = {body(answer).strip(): files(answer) for answer in sink.wait_for(sender, 2)}
+    assert answers == {
+        "The first.": {"report.md": b"first"},
+        "The second.": {"report.md": b"second"},
+    }
+
+
 def test_a_reply_finds_its_worker_and_thread_whatever_the_program_did(world: World, sink: Sink):
     worker_id, _, sender = ask(world, "First.")
     (first,) = sink.wait_for(sender)
@@ -107,6 +130,7 @@ def test_a_bounce_is_kept_and_starts_nothing(world: World, sink: Sink):
     worker_id, _, sender = ask(world, "First.")
     (answer,) = sink.wait_for(sender)
     reply_to = answer["Reply-To"].addresses[0].addr_spec
+    bounce = b""
     for origin in ("MAILER-DAEMON@mx.elsewhere.example", "<>"):
         bounce = mail("Your mail did not arrive.", sender=origin, headers={
             "Content-Type": "multipart/report; report-type=delivery-status; boundary=b",
@@ -114,6 +138,12 @@ def test_a_bounce_is_kept_and_starts_nothing(world: World, sink: Sink):
         assert world.send(bounce, reply_to, sender="") == (250, "")
     world.wait_until_idle(worker_id)
     assert world.statuses(worker_id) == ["turn", "bounce", "bounce"]
+    # Nothing proves who sends them, so nobody may send them without end.
+    codes = [world.send(bounce, reply_to, sender="")[0]]
+    for number in range(20):
+        another = bounce.replace(b"Message-ID: <", f"Message-ID: <{number}.".encode())
+        codes.append(world.send(another, reply_to, sender="")[0])
+    assert codes == [250] * 19 + [550] * 2
     assert world.inputs(worker_id) == ["First."]
     assert len(sink.to(sender)) == 1
 

@@ -1,12 +1,18 @@
 """Mail in by SMTP: a real conversation with a real server."""
 
+import contextlib
 import re
+import smtplib
 import socket
+import ssl
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from handinger.email import smtp
+from handinger.settings import RateLimit, Settings
 from tests.email.signing import Domain, certificate
 from tests.email.world import ADA, DOMAIN, World, instructions, mail, text_of
 from tests.support.dns_server import DnsServer
@@ -232,24 +238,26 @@ def test_the_size_is_announced_and_kept(model: ModelServer, names: DnsServer, tm
         **certificate(tmp_path),
         "HANDINGER_EMAIL_MAX_BYTES": "10000",
         "HANDINGER_SMTP_MAX_CONNECTIONS_PER_IP": "3",
-        "HANDINGER_SMTP_RATE_LIMIT": "5/3600",
+        "HANDINGER_SMTP_RATE_LIMIT": "6/3600",
+        "HANDINGER_SMTP_TIMEOUT_S": "5",
         "HANDINGER_MAX_WAITING_TURNS_PER_WORKER": "1",
         "HANDINGER_EMAIL_MAX_PER_SENDER_PER_HOUR": "3",
     })  # fmt: skip
     small.start()
     try:
-        _encryption(small)
+        _encryption(small, tmp_path)
         _sizes(small)
         _full_queue(small)
         _too_many_of_one_sender(small)
         _too_many_connections(small)
+        _too_slow(small)
         _, address = small.new_address()
         assert [small.send(mail(), address)[0] for _ in range(3)] == [250, 250, 451]
     finally:
         small.close()
 
 
-def _encryption(small: World) -> None:
+def _encryption(small: World, folder: Path) -> None:
     with small.connect(tls=True) as client:
         assert client.ehlo()[0] == 250
         assert "starttls" not in client.esmtp_features
@@ -260,8 +268,28 @@ def _encryption(small: World) -> None:
     with small.connect() as client:
         # What is sent with STARTTLS in one piece must not count as sent behind it (CVE-2021-33515).
         client.ehlo()
-        client.send("STARTTLS\r\nMAIL FROM:<eve@evil.example>\r\n")
+        client.send(f"STARTTLS\r\nEHLO x\r\nMAIL FROM:<{ADA}>\r\nRCPT TO:<{address}>\r\n")
         assert client.getreply()[0] == 220
+        assert client.sock is not None
+        client.file = None
+        client.sock = _unchecked().wrap_socket(client.sock)
+        client.send("NOOP\r\n")
+        assert client.getreply()[0] == 250
+        assert client.docmd("RCPT", f"TO:<{address}>")[0] == 503
+    with small.connect(tls=True) as client:
+        before = small.peer_certificate()
+        (folder / "cert.pem").write_bytes(b"half of it")
+        assert small.peer_certificate() == before
+        certificate(folder)
+        assert small.peer_certificate() != before
+        assert client.noop()[0] == 250  # A conversation goes on as it began.
+
+
+def _unchecked() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _sizes(small: World) -> None:
@@ -312,3 +340,34 @@ def _too_many_connections(small: World) -> None:
         assert one_more.recv(100).startswith(b"421")
     for client in clients:
         client.quit()
+
+
+def _too_slow(small: World) -> None:
+    """Who says nothing, or sends a mail byte by byte, is cut off."""
+    _, address = small.new_address()
+    begun = time.monotonic()
+    with small.connect() as silent, small.connect() as slow:
+        slow.ehlo()
+        slow.mail(ADA)
+        slow.rcpt(address)
+        slow.putcmd("data")
+        assert slow.getreply()[0] == 354
+        with contextlib.suppress(OSError, smtplib.SMTPServerDisconnected):
+            while time.monotonic() - begun < 60:
+                slow.send("x")
+                time.sleep(0.2)
+        assert time.monotonic() - begun < 60
+        assert silent.sock is not None
+        silent.sock.settimeout(60)
+        assert silent.sock.recv(100) == b""
+
+
+def test_few_hosts_cannot_hold_all_connections():
+    gate = smtp.Gate(Settings(smtp_max_connections=4, smtp_timeout_s=300))
+    assert all(gate.enter(f"192.0.2.{number}") for number in range(2))
+    assert gate.patience_s() == 300
+    assert gate.enter("192.0.2.3")
+    assert gate.patience_s() == 10
+    gate.leave("192.0.2.3")
+    assert gate.patience_s() == 300
+    assert Settings().smtp_rate_limit == RateLimit(requests=60, window_s=60)

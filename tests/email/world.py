@@ -1,18 +1,20 @@
 """The world around a server that takes mail."""
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import itertools
 import smtplib
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import httpx2
+import psycopg
 
 from handinger import keys
 from handinger.settings import Settings
@@ -76,6 +78,7 @@ class World:
                 "HANDINGER_EMAIL_RESOLVER": names.address,
                 "HANDINGER_INBOUND_EMAIL_SECRET": SECRET,
                 "HANDINGER_EMAIL_RETRY_DELAY_S": "0.2",
+                "HANDINGER_SMTP_RATE_LIMIT": "",
                 **(environment or {}),
             },
         )
@@ -108,6 +111,12 @@ class World:
         """A new worker and its address."""
         worker_id = self.new_worker()
         return worker_id, self.address(worker_id)
+
+    def peer_certificate(self) -> bytes:
+        """What a new connection is shown."""
+        with self.connect(tls=True) as client:
+            assert isinstance(client.sock, ssl.SSLSocket)
+            return client.sock.getpeercert(binary_form=True) or b""
 
     def connect(self, *, tls: bool = False) -> smtplib.SMTP:
         client = smtplib.SMTP("127.0.0.1", self.smtp_port, timeout=30)
@@ -177,6 +186,17 @@ class World:
                 return (await keys.create_key(database, organization.id, name="test")).secret
         finally:
             await asyncio.to_thread(postgres.leave)
+
+    @contextlib.contextmanager
+    def database(self) -> Generator[psycopg.Connection]:
+        """A transaction in the server's database, which is rolled back."""
+        postgres = EmbeddedPostgres.join(self.server.data_dir)
+        try:
+            with psycopg.connect(postgres.url) as connection:
+                yield connection
+                connection.rollback()
+        finally:
+            postgres.leave()
 
     def turns(self, worker_id: str) -> list[dict[str, Any]]:
         """The worker's turns by mail, oldest first."""

@@ -136,6 +136,19 @@ async def test_an_attachment_stays_from_its_acceptance_on(world: World):
     assert await world.stored() == {world.attached[0].sha256}
 
 
+async def test_what_a_turn_published_stays_until_its_answer_is_written(world: World):
+    sha256 = await world.put(b"published")
+    async with world.database.tenant(world.organization_id).statements() as sql:
+        await sql.run(
+            "UPDATE turns SET published = jsonb_build_array(jsonb_build_object("
+            "'sha256', %(sha256)s::text)) WHERE organization_id = %(organization_id)s",
+            sha256=sha256,
+        )
+    await world.age()
+    assert await world.collect() == 0
+    assert sha256 in await world.stored()
+
+
 async def test_the_files_of_a_mail_stay_as_they_went_out(world: World):
     sha256 = await world.put(b"sent")
     sent = AttachedFile("report.txt", sha256, 4, "text/plain")

@@ -1,17 +1,14 @@
 """After a turn that a mail started: its answer goes back by mail, however the turn ended."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 from handinger import mailbox, story
 from handinger.email import outbox, threads
 from handinger.email.outbox import AttachedFile, Draft
-from handinger.files import File
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.settings import Settings
-from handinger.storage.database import Database, TenantStatements
+from handinger.storage.database import Database
 
 _NOTES = {
     "cancelled": "This task was stopped before it was finished.",
@@ -34,7 +31,7 @@ class _EndedTurn:
     output: list[dict[str, Any]] | None
     error: dict[str, str] | None
     incomplete_reason: str | None
-    assistant_message: dict[str, Any] | None
+    published: list[dict[str, Any]] | None
     sender: str
     subject: str
     message_id: str | None
@@ -47,7 +44,7 @@ async def answer(database: Database, settings: Settings, turn_id: TurnId) -> Non
         turn = await sql.first(
             _EndedTurn,
             "SELECT t.id, t.organization_id, t.worker_id, t.output, t.error, t.incomplete_reason,"
-            " t.assistant_message, e.sender, e.subject, e.message_id, e.thread"
+            " t.published, e.sender, e.subject, e.message_id, e.thread"
             " FROM turns t JOIN inbound_emails e ON e.turn_id = t.id"
             " WHERE t.id = %(id)s AND t.status = 'completed'",
             id=turn_id,
@@ -55,17 +52,22 @@ async def answer(database: Database, settings: Settings, turn_id: TurnId) -> Non
     if turn is None:
         return  # Its worker is gone.
     async with database.tenant(turn.organization_id).transaction() as sql:
-        files = await _published(sql, turn)
         draft = Draft(
             kind="reply",
             recipient=mailbox.parse(turn.sender),
             subject=threads.reply_subject(turn.subject or "Your task"),
             body=_body(turn),
-            attachments=[AttachedFile.of(file) for file in files],
+            attachments=[AttachedFile(**file) for file in turn.published or ()],
             in_reply_to=turn.message_id,
             thread=threads.references(turn.thread, turn.message_id),
         )
         await outbox.put(sql, settings, turn.worker_id, turn.id, draft)
+        # From now on the mail names them.
+        await sql.run(
+            "UPDATE turns SET published = NULL"
+            " WHERE organization_id = %(organization_id)s AND id = %(id)s",
+            id=turn.id,
+        )
 
 
 def _body(turn: _EndedTurn) -> str:
@@ -76,23 +78,4 @@ def _body(turn: _EndedTurn) -> str:
         note = _NOTES.get(turn.incomplete_reason or "", "" if text.strip() else _NOTHING)
     return "\n\n".join(
         part for part in (text, f"*{note}*" if text.strip() and note else note) if part
-    )
-
-
-async def _published(sql: TenantStatements, turn: _EndedTurn) -> Sequence[File]:
-    """The files that the turn published, as they are now."""
-    parts = (turn.assistant_message or {}).get("parts", [])
-    folder = f"/workers/{turn.worker_id}/files/"
-    paths = [
-        unquote(part["url"].partition(folder)[2])
-        for part in parts
-        if part["type"] == "file" and folder in part["url"]
-    ]
-    return await sql.all(
-        File,
-        "SELECT path, sha256, size, media_type, published, executable, updated_at FROM files"
-        " WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s"
-        " AND path = ANY(%(paths)s) AND published ORDER BY path",
-        worker_id=turn.worker_id,
-        paths=paths,
     )

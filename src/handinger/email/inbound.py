@@ -15,6 +15,7 @@ from typing import Any
 
 import dns.resolver
 import psycopg
+from obstore.exceptions import BaseError
 from psycopg.types.json import Jsonb
 
 from handinger import attachments, ids, mailbox
@@ -109,10 +110,25 @@ class Inbound:
         if not envelope_sender:
             if found.answers is None:
                 raise Refusal("550 5.7.1", "This address has sent nothing that could bounce.")
+            with _temporary_failures():
+                await self._require_room_for_report(found)
             return found
         if not _is_allowed(envelope_sender, found):
             raise _not_allowed(envelope_sender)
         return found
+
+    async def _require_room_for_report(self, found: Recipient) -> None:
+        """Who has a mail of ours may report on it, unproven, but not fill the disk."""
+        async with self._database.tenant(found.organization_id).statements() as sql:
+            reports = await sql.value(
+                "SELECT count(*) FROM inbound_emails WHERE organization_id = %(organization_id)s"
+                " AND worker_id = %(worker_id)s AND recipient = %(recipient)s"
+                " AND envelope_sender = ''",
+                worker_id=found.worker_id,
+                recipient=found.address,
+            )
+        if reports >= self._settings.email_max_reports:
+            raise Refusal("550 5.7.1", "There are enough reports about this mail.")
 
     async def _find(self, address: str) -> Recipient:
         try:
@@ -199,7 +215,8 @@ class Inbound:
     async def _store(self, examined: _Examined, recipients: Sequence[Recipient]) -> None:
         # In one order everywhere, so that no two mails wait for each other's workers.
         each = {recipient.worker_id: recipient for recipient in recipients}
-        prepared = [await self._prepare(examined, each[key]) for key in sorted(each)]
+        with _storage_failures():
+            prepared = [await self._prepare(examined, each[key]) for key in sorted(each)]
         tenant = self._database.tenant(recipients[0].organization_id)
         try:
             async with tenant.transaction() as sql:
@@ -273,13 +290,19 @@ class _Arrival:
     sha256: str  # of the original
     attached: tuple[Attachment, ...]
 
+    @property
+    def sender(self) -> str:
+        """As it is stored: nothing for a report that nobody signs."""
+        sender = self.examined.mail.sender
+        return "" if sender is _BOUNCED else str(sender)
+
     async def is_known(self, sql: TenantStatements) -> bool:
         """Whether the worker has this mail already."""
         found = await sql.value(
             "SELECT 1 FROM inbound_emails WHERE organization_id = %(organization_id)s"
             " AND worker_id = %(worker_id)s AND sender = %(sender)s AND identity = %(identity)s",
             worker_id=self.recipient.worker_id,
-            sender=str(self.examined.mail.sender),
+            sender=self.sender,
             identity=self.examined.identity(),
         )
         return found is not None
@@ -343,7 +366,7 @@ class _Arrival:
             disposition=disposition,
             envelope_sender=self.examined.origin.envelope_sender,
             recipient=self.recipient.address,
-            sender=str(mail.sender) if mail.sender is not _BOUNCED else "",
+            sender=self.sender,
             sender_name=mail.sender_name,
             subject=mail.subject,
             identity=self.examined.identity(),
@@ -397,6 +420,18 @@ def _temporary_failures() -> Any:
     except psycopg.Error as error:
         if not is_connection_error(error):
             logger.exception("A mail could not be stored")
+        raise Refusal(
+            "451 4.3.0", "The mail cannot be stored at this moment; try again."
+        ) from error
+
+
+@contextlib.contextmanager
+def _storage_failures() -> Any:
+    """A full disk, or an object store that does not answer."""
+    try:
+        yield
+    except (OSError, BaseError) as error:
+        logger.exception("A mail could not be stored")
         raise Refusal(
             "451 4.3.0", "The mail cannot be stored at this moment; try again."
         ) from error

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any, cast
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -31,7 +32,8 @@ logger = logging.getLogger(__name__)
 _MAX_RECIPIENTS = 100
 # Beyond the standard's 1,000: some programs send a whole page of HTML as one line.
 _MAX_LINE_BYTES = 1024 * 1024
-_IDLE_TIMEOUT_S = 300
+# Of who sends no mail while others may want to: a few hosts must not hold all connections.
+_SCARCE_TIMEOUT_S = 10.0
 # Of one command in one connection; who tries more recipients than that is guessing.
 _MAX_CALLS = 1000
 _STOP_GRACE_S = 3.0
@@ -39,7 +41,7 @@ _SHUTTING_DOWN = "421 4.3.2 The server is shutting down; try again."
 
 
 @dataclass
-class _Gate:
+class Gate:
     """How many connections and mails there may be; relays that are trusted only count in all."""
 
     settings: Settings
@@ -69,6 +71,12 @@ class _Gate:
         if self._open[ip] <= 0:
             del self._open[ip]
 
+    def patience_s(self) -> float:
+        """How long a connection may be silent."""
+        scarce = 2 * self._open.total() > self.settings.smtp_max_connections
+        timeout_s = self.settings.smtp_timeout_s
+        return min(_SCARCE_TIMEOUT_S, timeout_s) if scarce else timeout_s
+
     async def may_send(self, ip: str) -> bool:
         """Count a mail."""
         if self._item is None or self._is_relay(ip):
@@ -91,7 +99,7 @@ class _Connection(SMTP):
     def __init__(
         self,
         handler: "_Handler",
-        gate: _Gate,
+        gate: Gate,
         settings: Settings,
         on_close: Callable[["_Connection"], None],
         **options: Any,
@@ -102,7 +110,7 @@ class _Connection(SMTP):
             ident="Handinger",
             data_size_limit=settings.email_max_bytes,
             enable_SMTPUTF8=True,
-            timeout=_IDLE_TIMEOUT_S,
+            timeout=settings.smtp_timeout_s,
             auth_exclude_mechanism=("LOGIN", "PLAIN"),
             command_call_limit={"*": _MAX_CALLS},
             **options,
@@ -127,6 +135,14 @@ class _Connection(SMTP):
                 return
             self._ip = ip
         super().connection_made(transport)
+
+    def _reset_timeout(self, duration: float | None = None) -> None:
+        super()._reset_timeout(duration or self._gate.patience_s())
+
+    async def smtp_DATA(self, arg: str) -> None:
+        """Whoever may send a mail here has the whole time for it."""
+        self._reset_timeout(self._gate.settings.smtp_timeout_s)
+        await super().smtp_DATA(arg)
 
     def data_received(self, data: bytes) -> None:
         """Cut off who sends without end; a mail that is only somewhat too large is answered."""
@@ -167,7 +183,7 @@ class _Connection(SMTP):
 class _Handler:
     """Answers the commands of every conversation."""
 
-    def __init__(self, inbound: Inbound, gate: _Gate) -> None:
+    def __init__(self, inbound: Inbound, gate: Gate) -> None:
         self._inbound = inbound
         self._gate = gate
 
@@ -270,13 +286,16 @@ async def listening(settings: Settings, inbound: Inbound) -> AsyncGenerator[None
     ConfigurationError.
     """
     assert settings.smtp_listen is not None
-    gate = _Gate(settings)
+    gate = Gate(settings)
     handler = _Handler(inbound, gate)
-    tls = _tls(settings)
+    certificate: _Certificate | None = None
+    if settings.smtp_tls_cert_file is not None:
+        certificate = _Certificate(settings.smtp_tls_cert_file, settings.smtp_tls_key_file)
     loop = asyncio.get_running_loop()
     connections: set[_Connection] = set()
 
     def connect() -> _Connection:
+        tls = certificate.context() if certificate else None
         connection = _Connection(
             handler, gate, settings, connections.discard, tls_context=tls, loop=loop
         )
@@ -310,14 +329,44 @@ async def _close(connections: set[_Connection]) -> None:
     await asyncio.gather(*(connection.hang_up() for connection in list(connections)))
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.smtp_tls_cert_file is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(settings.smtp_tls_cert_file, settings.smtp_tls_key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(
-            f"HANDINGER_SMTP_TLS_CERT_FILE cannot be used: {error}."
-        ) from error
-    return context
+class _Certificate:
+    """The certificate of the settings, read again once its files have changed.
+
+    Conversations go on with the one that they began with. Files that do not fit together, such as
+    in the middle of a renewal, change nothing.
+    """
+
+    def __init__(self, cert_file: Path, key_file: Path | None) -> None:
+        self._cert_file, self._key_file = cert_file, key_file
+        self._seen = self._stamp()
+        try:
+            self._context = self._load()
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"HANDINGER_SMTP_TLS_CERT_FILE cannot be used: {error}."
+            ) from error
+
+    def context(self) -> ssl.SSLContext:
+        """For a new connection."""
+        stamp = self._stamp()
+        if stamp != self._seen:
+            self._seen = stamp
+            try:
+                self._context = self._load()
+                logger.info("The certificate %s is read again", self._cert_file)
+            except (OSError, ssl.SSLError) as error:
+                logger.warning("The new %s cannot be used: %s", self._cert_file, error)
+        return self._context
+
+    def _load(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self._cert_file, self._key_file)
+        return context
+
+    def _stamp(self) -> list[tuple[int, int, int]]:
+        """Differs once another file is there, also behind a symbolic link."""
+        try:
+            found = [file.stat() for file in (self._cert_file, self._key_file) if file]
+        except OSError:
+            return []
+        return [(one.st_mtime_ns, one.st_ino, one.st_size) for one in found]

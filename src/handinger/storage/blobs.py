@@ -4,8 +4,12 @@ A key begins with its worker's id: nothing is shared between workers, so a delet
 are deleted without asking who else might need them.
 """
 
+import asyncio
 import contextlib
 import hashlib
+import os
+import secrets
+import shutil
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +24,7 @@ from handinger.settings import Settings
 from handinger.storage.database import Tenant
 
 _CHUNK_BYTES = 1024 * 1024
+_TRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,8 @@ class Blobs:
     """The object store."""
 
     store: ObjectStore
+    # Where a local store keeps its files; they are written here, as it does not sync them.
+    folder: Path | None = None
 
     async def put(
         self,
@@ -36,7 +43,7 @@ class Blobs:
         *,
         sha256: str | None = None,
     ) -> str:
-        """Store bytes, once; returns their SHA-256 in hexadecimal.
+        """Store bytes durably, once; returns their SHA-256 in hexadecimal.
 
         They are noted before they are stored, so that nothing is stored that is not known. What no
         row names is removed after a while, see `turns.garbage`; storing it again begins anew. A
@@ -56,7 +63,11 @@ class Blobs:
                 worker_id=worker_id,
                 sha256=sha256,
             )
-        await obstore.put_async(self.store, _key(worker_id, sha256), content)
+        key = _key(worker_id, sha256)
+        if self.folder is None:
+            await obstore.put_async(self.store, key, content)
+        else:
+            await asyncio.to_thread(_write, self.folder, key, content)
         return sha256
 
     async def read(self, worker_id: WorkerId, sha256: str) -> bytes:
@@ -94,6 +105,46 @@ class Blobs:
         await result.bytes_async()
 
 
+def _write(folder: Path, key: str, content: bytes | BinaryIO) -> None:
+    """Put a file into a folder: after a power failure it is there in full, or not at all."""
+    path = folder / key
+    # The store knows by such a name that it is none of its objects.
+    temporary = path.with_name(f"{path.name}#{secrets.randbelow(10**15)}")
+    for _ in range(_TRIES):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = temporary.open("xb")
+            break
+        except FileNotFoundError:
+            continue  # Whoever removed the last blob of this folder removed it as well.
+    else:
+        raise FileNotFoundError(f"The folder {path.parent} is removed again and again.")
+    try:
+        with file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                shutil.copyfileobj(content, file, _CHUNK_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    for parent in (path.parent, path.parent.parent, folder):
+        _sync(parent)
+
+
+def _sync(folder: Path) -> None:
+    """See that the names in a folder are on the disk."""
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def _key(worker_id: WorkerId, sha256: str) -> str:
     return f"{worker_id}/{sha256[:2]}/{sha256}"
 
@@ -110,7 +161,7 @@ def open_blobs(settings: Settings) -> Blobs:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.mkdir(exist_ok=True, mode=0o700)
         # A deleted worker leaves no empty folder with its name behind.
-        return Blobs(LocalStore(folder, automatic_cleanup=True))
+        return Blobs(LocalStore(folder, automatic_cleanup=True), folder)
     try:
         return Blobs(from_url(url))
     except Exception as error:

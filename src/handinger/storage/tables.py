@@ -206,7 +206,10 @@ turns = Table(
     # Rendered when the turn ends, so that telling a long conversation costs a copy.
     Column("output", JSON),
     Column("assistant_message", JSON),
+    # Of one that a mail started, until its answer is written: what it published, as it was then.
+    Column("published", JSONB),
     Index(None, "worker_id", "position"),
+    Index("turns_published_idx", "worker_id", postgresql_where=text("published IS NOT NULL")),
     Index(
         "turns_unended_idx",
         "worker_id",

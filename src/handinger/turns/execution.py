@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, LiteralString, Protocol
+from urllib.parse import unquote
 
 from psycopg.types.json import Json, Jsonb
 
@@ -343,6 +344,8 @@ class Journal:
                 await self._finish_tool(sql, tool)
             for write in record.writes:
                 await write(sql)
+            if record.ending is not None and self.turn.source == "email":
+                await self._keep_published(sql)
             if advanced.has_account:
                 await accounts.hold(
                     sql,
@@ -457,6 +460,21 @@ class Journal:
         self.last_message_id = advanced.last_message_id or self.last_message_id
         self.others_wait = advanced.others_wait
         return advanced
+
+    async def _keep_published(self, sql: TenantStatements) -> None:
+        """Keep which files the turn published, for its answer: the next turn may change them."""
+        folder = f"/workers/{self.turn.worker_id}/files/"
+        urls = [entry.data["url"] for entry in self.story.entries if entry.kind is story.Kind.FILE]
+        await sql.run(
+            "UPDATE turns SET published = (SELECT coalesce(jsonb_agg(jsonb_build_object("
+            "'path', path, 'sha256', sha256, 'size', size, 'media_type', media_type)"
+            " ORDER BY path), '[]') FROM files WHERE organization_id = %(organization_id)s"
+            " AND worker_id = %(worker_id)s AND path = ANY(%(paths)s) AND published)"
+            " WHERE organization_id = %(organization_id)s AND id = %(id)s",
+            worker_id=self.turn.worker_id,
+            id=self.turn.id,
+            paths=[unquote(url.partition(folder)[2]) for url in urls],
+        )
 
     async def _insert_tools(self, sql: TenantStatements, tools: Sequence[ToolRecord]) -> None:
         await sql.run(

@@ -42,6 +42,8 @@ async def _collect_batch(database: Database, blobs: Blobs, grace_s: float) -> in
             " AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.worker_id = b.worker_id"
             " AND t.status <> 'completed'"
             " AND t.attachments @> jsonb_build_array(jsonb_build_object('sha256', b.sha256)))"
+            " AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.worker_id = b.worker_id"
+            " AND t.published @> jsonb_build_array(jsonb_build_object('sha256', b.sha256)))"
             " AND NOT EXISTS (SELECT 1 FROM inbound_emails e"
             " WHERE e.worker_id = b.worker_id AND e.sha256 = b.sha256)"
             " AND NOT EXISTS (SELECT 1 FROM outbound_emails o WHERE o.worker_id = b.worker_id"
