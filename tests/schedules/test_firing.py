@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from croniter import croniter
+from obstore.store import MemoryStore
 
 from handinger import engine, ids, keys, workers
 from handinger.budgets import accounts
@@ -21,6 +22,7 @@ from handinger.schedules import when as timing
 from handinger.schedules.changing import ALARM, FIRE_SCHEDULES, Change, NewSchedule
 from handinger.schedules.firing import Alarm
 from handinger.settings import Settings
+from handinger.storage.blobs import Blobs
 from handinger.storage.database import Database, Statements, open_database
 from handinger.storage.embedded import EmbeddedPostgres
 from handinger.turns import accept
@@ -404,6 +406,7 @@ async def test_one_that_cannot_be_fired_holds_up_no_other(world: World):
     async with world.running():
         await world.at(START + minutes(1))
         assert await world.firings(worker_id, sound) == [(START + minutes(1), None)]
+        await world.at(START + minutes(2))  # It fails again, which is told once.
         async with world.database.system().statements() as sql:
             await sql.run(
                 "UPDATE schedules SET timing = (SELECT timing FROM schedules WHERE id = %(sound)s)"
@@ -411,8 +414,99 @@ async def test_one_that_cannot_be_fired_holds_up_no_other(world: World):
                 id=broken,
                 sound=sound,
             )
-        await world.at(START + minutes(2.1))
-    assert await world.firings(worker_id, broken) == [(START + minutes(1), None)]
+        await world.at(START + minutes(3.1))
+    assert await world.firings(worker_id, broken) == [
+        (START + minutes(1), "internal_error"),
+        (START + minutes(1), None),
+    ]
+    assert len(await world.turns(worker_id)) == 2
+
+
+@pytest.mark.parametrize("first", ["change", "firing"])
+async def test_a_change_and_a_firing_at_the_same_time_are_one_after_the_other(
+    world: World, first: str
+):
+    """Whoever comes second sees what the first has made of it: no turn of a paused one."""
+    worker_id = await world.worker()
+    schedule_id = await world.schedule(worker_id, type="interval", intervalSeconds=60)
+    async with world.running():
+        if first == "change":
+            async with world.database.tenant(world.organization_id).transaction() as sql:
+                await sql.run(
+                    "UPDATE schedules SET status = 'paused', wake_at = NULL"
+                    " WHERE organization_id = %(organization_id)s AND id = %(id)s",
+                    id=schedule_id,
+                )
+                firing = asyncio.create_task(world.at(START + minutes(1)))
+                await asyncio.sleep(0.2)  # It waits for the row, or has not found it.
+            await firing
+            assert await world.turns(worker_id) == []
+        else:
+            await world.at(START + minutes(1))
+            await world.change(worker_id, schedule_id, paused=True)
+            await world.at(START + minutes(2))
+            assert await world.turns(worker_id) == ["schedule"]
+        await world.change(worker_id, schedule_id, paused=False)
+        await world.at(START + minutes(3))
+    fired = [due for due, skipped in await world.firings(worker_id, schedule_id) if not skipped]
+    assert fired
+    assert len(fired) == len(set(fired)) == len(await world.turns(worker_id))
+
+
+async def test_changes_while_it_fires_again_and_again_lose_no_firing_and_double_none(world: World):
+    worker_id = await world.worker()
+    schedule_id = await world.schedule(worker_id, type="interval", intervalSeconds=60)
+
+    async def change_it() -> None:
+        for number in range(30):
+            await world.change(worker_id, schedule_id, input=f"Tick {number}.")
+
+    async with world.running():
+        for minute in range(1, 6):
+            await asyncio.gather(change_it(), world.at(START + minutes(minute)))
+    assert await world.firings(worker_id, schedule_id) == [
+        (START + minutes(minute), None) for minute in range(1, 6)
+    ]
+    assert len(await world.turns(worker_id)) == 5
+
+
+async def test_a_worker_deleted_while_its_schedule_fires_leaves_nothing(world: World):
+    blobs = Blobs(MemoryStore())
+    deleted = [await world.worker() for _ in range(5)]
+    kept = await world.worker()
+    for worker_id in (*deleted, kept):
+        await world.schedule(worker_id, type="interval", intervalSeconds=60)
+
+    async def delete_all() -> None:
+        for worker_id in deleted:
+            # Not while a turn of it runs.
+            while not await workers.delete(  # noqa: ASYNC110 # The database tells no event.
+                world.database, blobs, world.organization_id, worker_id
+            ):
+                await asyncio.sleep(0.01)
+
+    async with world.running():
+        await asyncio.gather(delete_all(), world.at(START + minutes(1)))
+        await world.at(START + minutes(2))
+    async with world.database.system().statements() as sql:
+        left = await sql.value(
+            "SELECT count(*) FROM schedules WHERE worker_id = ANY(%(ids)s)", ids=deleted
+        )
+    assert left == 0
+    assert await world.turns(kept) == ["schedule", "schedule"]
+
+
+async def test_a_clock_that_jumps_far_ahead_and_back_fires_once(world: World):
+    worker_id = await world.worker()
+    schedule_id = await world.schedule(worker_id, type="interval", intervalSeconds=60)
+    async with world.running():
+        await world.at(START + timedelta(days=365))
+        assert await world.turns(worker_id) == ["schedule"]
+        for minute in range(1, 4):  # Back again: these have been counted as missed.
+            await world.at(START + minutes(minute))
+        assert await world.turns(worker_id) == ["schedule"]
+    view = await world.view(worker_id, schedule_id)
+    assert view["nextRunAt"] == "2042-03-01T12:01:00.000Z"
 
 
 async def test_an_alarm_whose_job_was_lost_is_set_again(world: World):

@@ -474,6 +474,7 @@ class SkippedFiring(BaseModel):
             "queue_full",
             "out_of_credits",
             "monthly_cap_reached",
+            "internal_error",
         ],
         Field(description="For programs."),
     ]

@@ -163,15 +163,26 @@ class Alarm:
         return _passed(schedule, now, following, turn=turn)
 
     async def _postpone(self, organization_id: OrganizationId, schedule_id: ScheduleId) -> None:
+        """Have it tried again, and tell so once. The row is not read: it may be what is wrong."""
         async with self.database.tenant(organization_id).transaction() as sql:
             now = await self.clock(sql)
+            told = await sql.run(
+                "INSERT INTO firings (organization_id, schedule_id, number, due_at, fired_at,"
+                " skipped, times) SELECT organization_id, id, firings, next_run_at, %(now)s,"
+                " %(skipped)s, 1 FROM schedules WHERE organization_id = %(organization_id)s"
+                " AND id = %(id)s AND wake_at <= %(now)s AND wake_at = next_run_at FOR UPDATE",
+                id=schedule_id,
+                now=now,
+                skipped="internal_error",
+            )
             await sql.run(
-                "UPDATE schedules SET wake_at = %(later)s"
+                "UPDATE schedules SET wake_at = %(later)s, firings = firings + %(told)s"
                 " WHERE organization_id = %(organization_id)s AND id = %(id)s"
                 " AND wake_at <= %(now)s",
                 id=schedule_id,
                 now=now,
                 later=now + _AFTER_FAILURE,
+                told=told,
             )
 
 

@@ -23,6 +23,7 @@ Skip = Literal[
     "queue_full",
     "out_of_credits",
     "monthly_cap_reached",
+    "internal_error",
 ]
 
 KEPT_FIRINGS = 50
@@ -35,6 +36,7 @@ _WHY_SKIPPED = {
     "queue_full": "As many turns waited for the worker as may.",
     "out_of_credits": "The organization was out of credits.",
     "monthly_cap_reached": "The organization had reached its cap for the month.",
+    "internal_error": "The server failed to fire it, and tries again.",
 }
 
 
