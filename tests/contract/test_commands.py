@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.contract.conftest import Connect, StartServer
+from tests.contract.streams import check_same, folded, post
 from tests.contract.world import Api, Scripted, Scripts, wait_until
 from tests.support.hosts import require_sandboxes, runs
 from tests.support.model_server import Step, ToolCall
@@ -220,6 +221,51 @@ def test_a_cancelled_command_ends(api: Api, scripts: Scripts):
     api.client.post(f"/api/workers/{worker['id']}/cancel", json={})
     wait_until(lambda: not runs("sleep 999.25"))
     assert api.worker(worker["id"])["incomplete_details"] == {"reason": "cancelled"}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_cancelled_command_leaves_its_files_as_they_are(
+    api: Api, scripts: Scripts, streamed: bool
+):
+    """Also when something in the background still writes; and the next turn finds them."""
+    name = f"sleep 996.{int(streamed)}"
+    writer = "(while true; do date >> log.txt; done) &"
+    command = f"rm old.txt; echo half > report.md; {writer} sleep 0.2; {name}"
+    steps = [
+        Step(tool_calls=[ToolCall("write_file", {"path": "old.txt", "content": "x"})]),
+        Step(tool_calls=[run(command, timeout_seconds=500), run("echo never > never.txt")]),
+    ]
+    stream = post(api, scripts(*steps)) if streamed else None
+    worker = api.worker(stream.worker_id) if stream else api.start(scripts(*steps))
+    wait_until(lambda: runs(name))
+    api.client.post(f"/api/workers/{worker['id']}/cancel", json={})
+    worker = api.worker(worker["id"])
+    assert worker["incomplete_details"] == {"reason": "cancelled"}
+    assert filenames(worker) == ["log.txt", "report.md"]
+    assert read(api, worker, "report.md") == b"half\n"
+    _, *cut = [part for part in worker["messages"][-1]["parts"] if "tool-" in part["type"]]
+    assert all(
+        "What commands had done to the files by then is kept" in it["errorText"] for it in cut
+    )
+    if stream is not None:
+        check_same(folded(stream.read()), worker)
+    again = scripts(Step(tool_calls=[run("ls; cat report.md")]), Step(text="done"))
+    assert results_of(api.go_on(worker["id"], again).json())[0]["stdout"] == (
+        "log.txt\nreport.md\nhalf\n"
+    )
+
+
+def test_a_command_that_is_cut_off_before_it_began_changes_nothing(api: Api, scripts: Scripts):
+    """Its files may be half-way to the sandbox then, which must not look like a removal."""
+    worker = carry_out(api, scripts, run("for i in $(seq 90); do echo $i > f$i.txt; done"))
+    before = filenames(worker)
+    for _ in range(3):
+        scripted = scripts(Step(tool_calls=[run("sleep 0.05")]), Step(text="done"))
+        api.queue(worker["id"], scripted)
+        scripted.wait_for(1)
+        api.client.post(f"/api/workers/{worker['id']}/cancel", json={})
+        api.wait_until_idle(worker["id"])
+    assert filenames(api.worker(worker["id"])) == before
 
 
 @pytest.mark.parametrize(

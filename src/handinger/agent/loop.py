@@ -8,6 +8,7 @@ from another process are the same thing: one more run.
 import asyncio
 import logging
 import random
+from dataclasses import replace
 
 from pydantic_ai import Agent, UsageLimits
 from pydantic_ai import exceptions as ai_errors
@@ -272,7 +273,7 @@ class TurnRun:
             attempt.teller.finish_step()
         charges = attempt.abandoned()
         reason = tool_calls.CANCELLED if ending is execution.CANCELLED else tool_calls.NOT_RUN
-        charges_of_tools, failed = self._tools.fail_open(reason)
+        failed = await self._tools.fail_open(reason)
         messages: list[ModelMessage] = []
         if not attempt.conversation.of_turn:
             messages.append(ModelRequest(parts=[UserPromptPart(prompt.instruction(self._turn))]))
@@ -285,10 +286,10 @@ class TurnRun:
         if kept:
             messages.append(ModelResponse(parts=kept, model_name=self._process.settings.model_id))
         await attempt.write(
-            Record(
+            replace(
+                failed,
                 messages=[conversations.dump(message) for message in messages],
-                finished_tools=failed,
-                charges=[*charges, *charges_of_tools],
+                charges=[*charges, *failed.charges],
                 ending=ending,
             ),
             messages,

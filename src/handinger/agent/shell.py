@@ -1,7 +1,7 @@
 """A turn's shell: the sandbox of one turn, with the worker's files in it.
 
 The sandbox starts with the first command and ends with the turn. What a command did to the files is
-handed to the caller, who stores it together with the command's result.
+handed to the caller, who stores it together with the command's result; also when it was cut off.
 """
 
 import asyncio
@@ -9,11 +9,13 @@ import logging
 from dataclasses import dataclass
 
 from handinger.files import Checkout, Collected, Tree, Workspace
-from handinger.sandbox.process import Execution
+from handinger.sandbox.process import Execution, SandboxError
 from handinger.sandbox.sandbox import Sandbox, Sandboxes
 from handinger.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+_SALVAGE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Shell:
         self._sandbox: Sandbox | None = None
         self._checkout: Checkout | None = None
         self._lock = asyncio.Lock()
+        self._was_cut_off = False  # in the middle of a command
 
     async def prepare(self) -> None:
         """Have a sandbox with the files as the manifest has them. Raises SandboxError, OSError."""
@@ -52,8 +55,30 @@ class Shell:
         async with self._lock:
             assert self._sandbox is not None
             assert self._checkout is not None
-            execution = await self._sandbox.shell(command, timeout_s=timeout_s)
-            return Ran(execution, await self._checkout.collect())
+            try:
+                execution = await self._sandbox.shell(command, timeout_s=timeout_s)
+                return Ran(execution, await self._checkout.collect())
+            except asyncio.CancelledError:
+                self._was_cut_off = True
+                raise
+
+    async def salvage(self) -> Collected:
+        """End everything that runs; what a command that was cut off had done to the files.
+
+        Nothing if no command was, or if that cannot be found out in a short time.
+        """
+        if not self._was_cut_off or self._sandbox is None or self._checkout is None:
+            return Collected()
+        self._was_cut_off = False
+        try:
+            async with asyncio.timeout(_SALVAGE_S), self._lock:
+                self._sandbox.stop("timeout")
+                # It begins when all else has been killed, so nobody writes any more.
+                await self._sandbox.execute(["true"])
+                return await self._checkout.collect()
+        except (TimeoutError, SandboxError, OSError) as error:
+            logger.warning("The files of a command that was cut off are lost: %r", error)
+            return Collected()
 
     async def close(self) -> None:
         """End everything that still runs. Calling it again does nothing."""

@@ -6,6 +6,7 @@ No call stays open: one that is cut off, cancelled or refused gets a result that
 import asyncio
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydantic_ai.messages import (
     FunctionToolResultEvent,
@@ -17,6 +18,7 @@ from pydantic_ai.messages import (
 from handinger import files, metrics, sources
 from handinger.agent import conversation as conversations
 from handinger.agent.attempt import Attempt, Node, Run, seconds_until
+from handinger.agent.tools import commands
 from handinger.agent.tools.context import Effects
 from handinger.agent.ui_events import plain
 from handinger.budgets import Charge, ledger
@@ -26,6 +28,7 @@ from handinger.turns.execution import Record, ToolRecord, Write
 CUT_OFF = "This call was cut off, because the time of the turn is nearly used up."
 CANCELLED = "This call was cancelled."
 NOT_RUN = "This call was not run, because the turn ended first."
+_SALVAGED = "What commands had done to the files by then is kept."
 
 
 class ToolsCutOff(Exception):
@@ -56,26 +59,38 @@ class ToolCalls:
 
     async def cut_off(self) -> None:
         """Fail the calls that are open, for the time is over."""
-        charges, records = self.fail_open(CUT_OFF)
-        if records:
-            reserve = self._attempt.next_call()
-            await self._attempt.write(
-                Record(finished_tools=records, charges=charges, reserve=reserve)
-            )
+        failed = await self.fail_open(CUT_OFF)
+        if failed.finished_tools:
+            await self._attempt.write(replace(failed, reserve=self._attempt.next_call()))
 
-    def fail_open(self, message: str) -> tuple[list[Charge], list[ToolRecord]]:
-        """Fail the calls that are open: what they cost, and what the journal has to know."""
+    async def fail_open(self, message: str) -> Record:
+        """Fail the calls that are open: what the journal has to know of them.
+
+        Of a command that was cut off the files are kept as it left them.
+        """
+        context = self._attempt.context
         calls = self._attempt.open_calls()
         charges = self._charges_of_abandoned(calls)
+        effects = Effects()
+        if context.shell is not None:
+            effects = commands.effects_of(
+                self._attempt.turn.worker_id, await context.shell.salvage()
+            )
+        if effects.files or effects.writes:
+            message = f"{message} {_SALVAGED}"
         parts = [_failed_result(call, message) for call in calls]
         for part in parts:
-            self._attempt.context.results[self._attempt.context.step, part.tool_call_id] = part
-        self._tell_failed(calls, message)
-        return charges, [self._record(part) for part in parts]
+            context.results[context.step, part.tool_call_id] = part
+        self._tell_failed(calls, message, effects)
+        return Record(
+            finished_tools=[self._record(part) for part in parts],
+            writes=self._writes(effects, succeeded=True),
+            charges=charges,
+        )
 
     def refuse(self, calls: Sequence[ToolCallPart]) -> list[ToolReturnPart]:
         """Results for calls of a response that was to conclude."""
-        self._tell_failed(calls, NOT_RUN)
+        self._tell_failed(calls, NOT_RUN, Effects())
         return [_failed_result(call, NOT_RUN) for call in calls]
 
     # One call ends
@@ -153,17 +168,22 @@ class ToolCalls:
         teller.tool_output(part.tool_call_id, plain(part.content))
         for source in effects.sources:
             teller.source(source.id, source.url, source.title)
+        self._tell_files(effects)
+
+    def _tell_files(self, effects: Effects) -> None:
         for change in effects.files:
             if not change.published or change.path in self._told_files:
                 continue
             self._told_files.add(change.path)
             settings, turn = self._attempt.process.settings, self._attempt.turn
-            teller.file(files.url(settings, turn.worker_id, change.path), change.media_type)
+            url = files.url(settings, turn.worker_id, change.path)
+            self._attempt.teller.file(url, change.media_type)
 
-    def _tell_failed(self, calls: Sequence[ToolCallPart], message: str) -> None:
+    def _tell_failed(self, calls: Sequence[ToolCallPart], message: str, effects: Effects) -> None:
         for call in calls:
             self._attempt.teller.tool_error(call.tool_call_id, message)
             self._count(call.tool_name, succeeded=False)
+        self._tell_files(effects)
         if calls:
             self._attempt.teller.finish_step()
 

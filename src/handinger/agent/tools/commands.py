@@ -21,7 +21,8 @@ from handinger.agent.tools.context import (
     reserved_nano,
 )
 from handinger.budgets import Spending
-from handinger.files import Change, FileError
+from handinger.files import Change, Collected, FileError
+from handinger.ids import WorkerId
 from handinger.sandbox.process import Execution, SandboxError
 from handinger.settings import Settings
 
@@ -78,7 +79,9 @@ async def run_command(
             "and finds the files as this one left them."
         ) from error
     effect = effects(ctx)
-    _note_files(ctx.deps, effect, ran)
+    done = effects_of(ctx.deps.workspace.worker_id, ran.collected)
+    effect.files += done.files
+    effect.writes += done.writes
     return await _result(ctx.deps, effect, ran, timeout_s)
 
 
@@ -132,11 +135,13 @@ async def _run_metered(
         effect.spending += Spending(sandbox_cost_nano=round(seconds * price_usd * 1e9))
 
 
-def _note_files(deps: ToolContext, effect: Effects, ran: Ran) -> None:
-    effect.files.extend(ran.collected.changes)
-    if ran.collected.removed:
-        worker_id, paths = deps.workspace.worker_id, ran.collected.removed
+def effects_of(worker_id: WorkerId, collected: Collected) -> Effects:
+    """What a command did to the files, to be stored with its result."""
+    effect = Effects(files=list(collected.changes))
+    if collected.removed:
+        paths = collected.removed
         effect.writes.append(functools.partial(files.remove, worker_id=worker_id, paths=paths))
+    return effect
 
 
 async def _result(deps: ToolContext, effect: Effects, ran: Ran, timeout_s: float) -> dict[str, Any]:

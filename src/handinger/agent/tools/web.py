@@ -194,6 +194,8 @@ def _file_name(url: str) -> str:
     return f"{readable[:80].strip('-.')}-{digest}"
 
 
-def tools(settings: Settings, reader: Reader) -> list[Tool[ToolContext]]:
+def tools(
+    settings: Settings | None = None, reader: Reader | None = None
+) -> list[Tool[ToolContext]]:
     """Those that a server with these settings offers; pages are read by `reader`."""
-    return WebTools(settings, reader).tools()
+    return WebTools(settings or Settings(), reader or Reader()).tools()
