@@ -117,6 +117,7 @@ def test_the_operators_prices_win_and_apply_by_tier() -> None:
     [
         ("demo", None, None),
         ("ollama:llama3", None, None),
+        ("ollama:qwen3:8b", None, None),
         ("ollama:llama3", "OLLAMA_BASE_URL", "http://gpu:11434/v1"),
         ("openai-chat:gpt-4o", "OPENAI_BASE_URL", "http://127.0.0.1:11434/v1"),
         ("openai-chat:gpt-4o", "OPENAI_BASE_URL", "http://localhost:8080"),
@@ -134,6 +135,31 @@ def test_a_model_on_the_operators_own_machines_costs_nothing(
     price = _price(model)
     assert (price.source, price.is_free) == ("local", True)
     assert price.cost_nano({"input_tokens": 10**6, "output_tokens": 10**6}, at=NOW) == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (
+            "bedrock:anthropic.claude-3-5-sonnet-20241022-v2:0",
+            "aws/regional.anthropic.claude-3-5-sonnet-20241022-v2:0",
+        ),
+        ("bedrock:amazon.nova-pro-v1:0", "aws/amazon.nova-pro-v1:0"),
+        ("openrouter:deepseek/deepseek-r1:free", "openrouter/deepseek/deepseek-r1:free"),
+    ],
+)
+def test_the_name_of_a_model_may_have_colons(model: str, name: str) -> None:
+    price = _price(model)
+    assert (price.source, price.name) == ("genai-prices", name)
+
+
+def test_ollama_at_a_public_address_costs_what_the_operator_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be somebody's service, which takes money for it."""
+    monkeypatch.setenv("OLLAMA_BASE_URL", "https://gpu.example.com/v1")
+    assert prices.of(settings.load(model="ollama:llama3")) is None
+    assert _price("ollama:llama3", prices={"ollama:llama3": {"input": 0, "output": 0}}).is_free
 
 
 def test_a_local_model_costs_what_the_operator_says() -> None:

@@ -228,7 +228,7 @@ def of(settings: Settings) -> Price | None:
     rates = settings.prices.get(model_id) or settings.prices.get("*")
     if rates is not None:
         return Price("HANDINGER_PRICES", model_id, None, _configured(model_id, rates))
-    provider, _, model = model_id.rpartition(":")
+    provider, _, model = model_id.partition(":")
     if model_id == "demo" or is_local(provider, settings.model_url):
         return Price("local", model_id, None, _info(model_id, ModelPrice()))
     known = _known(_PROVIDERS.get(provider, provider), model, settings.model_url)

@@ -17,7 +17,7 @@ from tests.email.world import mail
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_mail_is_read_as_its_sender_meant_it(case: Case):
     content = reading.read(Mail.read(case.raw))
-    assert content.text == case.text
+    assert (content.text, content.is_untrusted) == (case.text, case.is_untrusted)
     assert {file.filename: file.content for file in content.files} == case.files
 
 

@@ -261,8 +261,8 @@ class Inbound:
             else:
                 turn = arrival.new_turn()
                 await accept.append(sql, self._settings, turn)
-                if arrival.examined.verdict is None or arrival.examined.content.is_forward:
-                    # Anybody may have written it, or what is forwarded in it.
+                if arrival.examined.verdict is None or arrival.examined.content.is_untrusted:
+                    # Anybody may have written it, or what is forwarded or quoted in it.
                     text = UntrustedText.read(turn.instruction.input, origin="instruction")
                     await taint.record(sql, turn.worker_id, turn.id, text)
         await arrival.insert(sql, disposition, turn, thread=await arrival.thread(sql))

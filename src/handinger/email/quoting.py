@@ -1,9 +1,13 @@
 """What the sender wrote this time: a reply without the history that it quotes and the signature."""
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
-from mailparser_reply import EmailMessage  # pyright: ignore[reportMissingTypeStubs]
+from mailparser_reply import (  # pyright: ignore[reportMissingTypeStubs]
+    EmailMessage,
+    EmailReply,
+)
 from mailparser_reply.constants import (  # pyright: ignore[reportMissingTypeStubs]
     MAIL_LANGUAGES,
 )
@@ -24,6 +28,25 @@ _FORWARD_LINE = re.compile(
     r"|begin forwarded message:|anfang der weitergeleiteten nachricht:)",
     re.IGNORECASE | re.MULTILINE,
 )
+# Programs that do not mark what they quote put it below such a line, or below a header.
+_ORIGINAL_LINE = re.compile(
+    r"\s*-{3,}\s*(original message|ursprüngliche nachricht|message d'origine|message original"
+    r"|mensaje original|mensagem original|messaggio originale|oorspronkelijk bericht"
+    r"|ursprungligt meddelande|oprindelig meddelelse|alkuperäinen viesti|wiadomość oryginalna"
+    r")\s*-{3,}\s*",
+    re.IGNORECASE,
+)
+_UNMARKED_HEADER = re.compile(r"[\s*]*(-|[^\W\d_]+\s?:)")
+_RULES = re.compile(r"[\s_=*-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """What a mail says this time."""
+
+    text: str
+    # Whether only its sender's words are in it, as far as can be told.
+    is_own: bool
 
 
 def is_forward(subject: str, text: str) -> bool:
@@ -31,17 +54,28 @@ def is_forward(subject: str, text: str) -> bool:
     return bool(_FORWARD_SUBJECT.match(subject) or _FORWARD_LINE.search(text))
 
 
-def latest(text: str, *, is_forward: bool) -> str:
-    """The text above and between what it quotes; all of it if that leaves nothing."""
+def latest(text: str, *, is_forward: bool) -> Latest:
+    """The text above and between what it quotes; all of it if that leaves nothing.
+
+    So is what is forwarded, and in both cases it is not the sender's own.
+    """
     text = text.strip()
     if is_forward or not text:
-        return text
-    lines = text.split("\n")
+        return Latest(text, is_own=not is_forward)
+    lines = _before_original(text.split("\n"))
     beginning = _beginning(lines)
     kept = _kept_lines(beginning)
-    if len(kept) == len(beginning):
-        kept += lines[len(beginning) :]
-    return "\n".join(_without_quotes(kept)).strip() or text
+    # Where nobody has looked for history.
+    unread = lines[len(beginning) :] if len(kept) == len(beginning) else []
+    own = "\n".join(_without_quotes([*kept, *unread])).strip()
+    if _RULES.fullmatch(own):
+        return Latest(text, is_own=False)
+    return Latest(own, is_own=not unread)
+
+
+def _before_original(lines: list[str]) -> list[str]:
+    found = (n for n, line in enumerate(lines) if _ORIGINAL_LINE.fullmatch(line[:_MAX_LINE]))
+    return lines[: next(found, len(lines))]
 
 
 def _without_quotes(lines: list[str]) -> list[str]:
@@ -72,16 +106,32 @@ def _kept_lines(lines: list[str]) -> list[str]:
     """The lines that are the latest reply's own, with their indentation."""
     plain = [line.strip() if len(line) <= _MAX_LINE else f"\x01{i}" for i, line in enumerate(lines)]
     message = EmailMessage(text="\n".join(plain), languages=list(_LANGUAGES)).read()
-    body = next((reply.full_body for reply in message.replies if reply.full_body), "")
     kept: list[str] = []
     position = 0
-    for wanted in body.split("\n"):
+    for wanted in _own_part(message.replies).split("\n"):
         found = _find(plain, wanted.strip(), position)
         if found is None:
             continue  # The library cut it in the middle.
         kept.append(lines[found])
         position = found + 1
     return kept[: _signature_start(kept)]
+
+
+def _own_part(replies: list[EmailReply]) -> str:
+    """Where the sender's own words stand: above all history, or between lines that are marked."""
+    first = next((reply for reply in replies if reply.full_body or reply.headers), None)
+    if first is None:
+        return ""
+    if not first.headers:
+        return first.full_body
+    if _UNMARKED_HEADER.match(first.headers) or not first.full_body.startswith(">"):
+        return ""
+    parts = [first.full_body]
+    for reply in replies[replies.index(first) + 1 :]:
+        if not (reply.headers or "").startswith(">"):
+            break
+        parts.append(reply.full_body)
+    return "\n".join(parts)
 
 
 def _find(lines: list[str], wanted: str, start: int) -> int | None:

@@ -60,7 +60,8 @@ class Content:
     text: str  # what its sender wrote this time: no quoted history, no signature
     whole_text: str
     files: tuple[MailFile, ...]
-    is_forward: bool = False  # words of somebody else are in the text
+    # Words of somebody else may be in the text, or in the subject that stands for it.
+    is_untrusted: bool = False
     # What a reader should know about what is not there.
     notes: tuple[str, ...] = ()
 
@@ -88,12 +89,18 @@ def read(mail: Mail) -> Content:
         return _kept_whole(mail)
     whole = "\n\n".join(text.strip() for text in parts.texts if text.strip())
     is_forward = quoting.is_forward(mail.subject, whole)
+    latest = quoting.latest(whole, is_forward=is_forward)
     return Content(
-        text=quoting.latest(whole, is_forward=is_forward),
+        text=latest.text,
         whole_text=whole,
-        is_forward=is_forward,
+        is_untrusted=not latest.is_own or _quotes_subject(mail, latest.text),
         files=tuple(parts.files),
     )
+
+
+def _quotes_subject(mail: Mail, text: str) -> bool:
+    """Whether its subject is the instruction, and was somebody else's first."""
+    return not text and bool(mail.references)
 
 
 def _would_take_too_long(raw: bytes) -> bool:
@@ -108,6 +115,7 @@ def _kept_whole(mail: Mail) -> Content:
     return Content(
         text="",
         whole_text="",
+        is_untrusted=_quotes_subject(mail, ""),
         files=(MailFile("message.eml", "message/rfc822", mail.raw),),
         notes=("The mail is built in a way that cannot be read; it is kept as a file.",),
     )
