@@ -1,16 +1,10 @@
 """What a person sees: the live view in a real terminal, and the pretty forms elsewhere."""
 
-import fcntl
 import os
-import pty
 import re
-import select
-import struct
-import subprocess
 import sys
-import termios
 import threading
-import time
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +13,7 @@ from handinger.cli.live import short_input
 from tests.cli.conftest import Cli
 from tests.sdk.faces import KEY
 from tests.sdk.stub import (
+    TURN_ID,
     WORKER_ID,
     Stub,
     events,
@@ -27,6 +22,7 @@ from tests.sdk.stub import (
     turn_frames,
     worker,
 )
+from tests.support.terminal import Screen, Terminal, has_tmux
 
 POST = "POST /api/workers"
 UPDATES = f"GET /api/workers/{WORKER_ID}/stream"
@@ -70,59 +66,25 @@ REST = [
 ]
 
 
-class Terminal:
-    """A process in a pseudo-terminal; collects what it writes there."""
+def in_terminal(*arguments: str, base_url: str, **environment: str) -> Terminal:
+    """A command in a pseudo-terminal."""
+    return Terminal(command(*arguments), surroundings(base_url, **environment))
 
-    def __init__(self, *arguments: str, base_url: str, **environment: str) -> None:
-        self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        known = {"HANDINGER_API_KEY": KEY, "HANDINGER_BASE_URL": base_url, "TERM": "xterm-256color"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "handinger", *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env={**os.environ, **known, **environment},
-        )
-        os.close(slave)
-        self.written = b""
 
-    @property
-    def text(self) -> str:
-        """All that was written, without the commands to the terminal."""
-        commands = r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\]8;[^\x1b]*\x1b\\"  # the second: links
-        return re.sub(commands, "", self.written.decode(errors="replace"))
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "handinger", *arguments]
 
-    def read_until(self, wanted: str, *, timeout_s: float = 15) -> None:
-        deadline = time.monotonic() + timeout_s
-        while wanted not in self.text:
-            assert time.monotonic() < deadline, f"{wanted!r} did not appear in:\n{self.text}"
-            self._read()
 
-    def finish(self, *, timeout_s: float = 15) -> int:
-        """Read to the end and give the exit status."""
-        deadline = time.monotonic() + timeout_s
-        while self._read():
-            assert time.monotonic() < deadline
-        os.close(self._master)
-        return self._process.wait(timeout_s)
-
-    def _read(self) -> bool:
-        if not select.select([self._master], [], [], 0.1)[0]:
-            return True
-        try:
-            chunk = os.read(self._master, 65536)
-        except OSError:  # Linux says EIO when the other side is closed.
-            return False
-        self.written += chunk
-        return bool(chunk)
+def surroundings(base_url: str, **environment: str) -> dict[str, str]:
+    known = {"HANDINGER_API_KEY": KEY, "HANDINGER_BASE_URL": base_url}
+    return {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **known, **environment}
 
 
 def test_the_terminal_shows_a_turn_while_it_runs(stub: Stub):
     tool, answer = threading.Event(), threading.Event()
     stub.on(POST, events(*FIRST_STEP, hold=tool, cut=True))
     stub.on(UPDATES, events(*TOOL_DONE, hold=answer, cut=True), events(*REST))
-    terminal = Terminal("workers", "create", "--input", "a", "--stream", base_url=stub.url)
+    terminal = in_terminal("workers", "create", "--input", "a", "--stream", base_url=stub.url)
 
     # The tool that runs, with what it was given, and the time that passes.
     terminal.read_until("wc -w README.md")
@@ -153,13 +115,109 @@ def test_a_terminal_without_colour_and_a_failed_turn(stub: Stub):
         frame("error", "1.0.10.1", errorText="No model."),
     ]
     stub.on(POST, events(*FIRST_STEP, *end))
-    terminal = Terminal(
+    terminal = in_terminal(
         "workers", "create", "--input", "a", "--stream", base_url=stub.url, NO_COLOR="1"
     )
     assert terminal.finish() == 1
     assert "failed: model_error: No ]0;titlemodel." in terminal.text
     assert b"\x1b]0;" not in terminal.written
     assert re.search(rb"\x1b\[[0-9;]*3[0-7]", terminal.written) is None
+
+
+@pytest.mark.skipif(not has_tmux(), reason="tmux is not installed")
+@pytest.mark.parametrize(("columns", "rows"), [(120, 30), (40, 20)], ids=["wide", "narrow"])
+def test_the_screen_is_whole_at_every_moment(stub: Stub, tmp_path: Path, columns: int, rows: int):
+    tool, answer, rest = threading.Event(), threading.Event(), threading.Event()
+    lines = "".join(f"Line {number} of the answer.\n\n" for number in range(30))
+    growing = [
+        frame("text-delta", "1.0.7.20", id="7", delta=f"**two**.\n\n{lines}"),
+        frame("text-delta", "1.0.7.900", id="7", delta="The last one"),
+    ]
+    place = {"workerId": WORKER_ID, "turnId": TURN_ID}
+    start = frame("start", "0.0.1.1", messageId="msg_1", messageMetadata=place)
+    caps = {"name": "low", "modelCalls": 4, "usd": 0.05, "seconds": 600}
+    stub.on("GET /api/budgets", reply({"budgets": [caps]}))
+    turn = {"id": TURN_ID, "budget": "low", "usage": {"costUsd": 0.02}}
+    stub.on(f"GET /api/workers/{WORKER_ID}/turns/{TURN_ID}", *[reply(turn)] * 500)
+    stub.on(POST, events(start, *FIRST_STEP[1:], hold=tool, cut=True))
+    stub.on(
+        UPDATES,
+        events(*TOOL_DONE, hold=answer, cut=True),
+        events(*growing, hold=rest, cut=True),
+        events(*REST[1:]),
+    )
+    screen = Screen(
+        command("workers", "create", "--input", "a"),
+        surroundings(stub.url),
+        columns=columns,
+        rows=rows,
+        folder=tmp_path,
+    )
+    with screen:
+        shown = screen.wait_for(
+            "run_command", "wc -w README.md", "working  o opens tools", "1 call of 4"
+        )
+        assert re.match(r"[⠀-⣿] run_command  \d+\.\d s  wc -w README\.md", shown[0])
+        meter = next(line for line in shown if "1 call of 4" in line)
+        assert ("━" in meter) == (columns > 60)  # no room for a bar
+        assert "1 call of 4 · $0.0200 of $0.0500" in meter
+        screen.type("o")
+        shown = screen.wait_for("o closes tools")
+        assert any('"command": "wc -w README.md"' in line for line in shown)
+        screen.type("o")
+        screen.wait_for("o opens tools")
+
+        tool.set()
+        shown = screen.wait_for("✓ run_command", "Forty-")
+        # What is final stands once, above what may still change.
+        assert sum("run_command" in line for line in shown) == 1
+        assert shown.index(next(line for line in shown if "Forty-" in line)) > 0
+
+        answer.set()
+        shown = screen.wait_for("The last one", "working")
+        # However long the text is, its end is there, and so is what stands below it.
+        assert "Line 29 of the answer." in shown
+        assert len(shown) <= rows
+
+        rest.set()
+        shown = screen.wait_for("[0]")
+        assert not any("working" in line or "opens tools" in line for line in shown)
+        whole = "".join(line.ljust(columns) if line else " " for line in shown)
+        assert f"file  summary.md  1.2 kB  {FILE['url']}" in whole
+        assert "demo · 2 steps · 1,234 tokens · $0.0123 · 1 min 05 s" in whole
+        assert f'continue: handinger workers continue {WORKER_ID} --input "..."' in whole
+        assert sum("The last one" in line for line in shown) == 1
+
+
+def test_ctrl_c_in_a_terminal_detaches_and_twice_cancels(stub: Stub):
+    hold = threading.Event()
+    stub.on(POST, *[events(*FIRST_STEP, hold=hold)] * 2)
+    stub.on(f"POST /api/workers/{WORKER_ID}/cancel", reply(worker()))
+    arguments = ("workers", "create", "--input", "a")
+    detached = in_terminal(*arguments, base_url=stub.url)
+    detached.read_until("wc -w README.md")
+    detached.type("\x03")
+    assert detached.finish() == 130
+    assert "Detached; the turn goes on." in detached.text
+    assert (
+        f"come back: handinger workers stream-updates {WORKER_ID} --last-event-id " in detached.text
+    )
+    assert "cancel" not in "".join(request.target for request in stub.requests)
+
+    cancelled = in_terminal(*arguments, base_url=stub.url)
+    cancelled.read_until("wc -w README.md")
+    cancelled.type("\x03")
+    cancelled.read_until("stop it:")
+    cancelled.type("\x03")
+    assert cancelled.finish() == 130
+    assert "Cancelled." in cancelled.text
+    assert stub.requests[-1].target == f"/api/workers/{WORKER_ID}/cancel"
+    assert stub.requests[-1].json == {"turnId": TURN_ID}
+    for terminal in (detached, cancelled):
+        assert "Traceback" not in terminal.text
+        # The cursor that the live view hides is shown again.
+        assert terminal.written.rindex(b"\x1b[?25h") > terminal.written.rindex(b"\x1b[?25l")
+    hold.set()
 
 
 def test_a_retry_withdraws_text_before_it_stays(cli: Cli, stub: Stub):

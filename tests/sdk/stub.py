@@ -140,7 +140,7 @@ def wait_then(answer: Answer, until: threading.Event) -> Answer:
     """The same answer, not before the event is set (10 s at most)."""
 
     def later(handler: _Handler) -> None:
-        until.wait(10)
+        until.wait(40)
         answer(handler)
 
     return later
@@ -175,7 +175,7 @@ def events(
         for frame in frames:
             handler.send_chunk(frame)
         if hold is not None:
-            hold.wait(10)
+            hold.wait(40)
         if cut:
             return handler.cut()
         handler.send_chunk(b"")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _ASK_EVERY_S = 2.0
 _BAR_WIDTH = 20
-# Below this the words alone have room.
-_NARROW = 60
+# A shorter one shows nothing.
+_SHORTEST_BAR = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +101,15 @@ class Meter:
         ]
         shares = [used / cap for used, cap, _, _ in figures if cap]
         text = Text(" · ".join(words), style="dim", no_wrap=True, overflow="ellipsis")
-        if not shares or options.max_width < _NARROW:
+        # The figures say more than the bar, so it gets what they leave.
+        width = min(options.max_width - text.cell_len - 1, _BAR_WIDTH)
+        if not shares or width < _SHORTEST_BAR:
             yield text
             return
         share = min(max(shares), 1.0)
         style = "green" if share < 0.5 else "yellow" if share < 0.85 else "red"
         row = Table.grid(padding=(0, 1))
-        bar = ProgressBar(1.0, share, width=_BAR_WIDTH, complete_style=style, finished_style="red")
+        bar = ProgressBar(1.0, share, width=width, complete_style=style, finished_style="red")
         row.add_row(bar, text)
         yield row
 
