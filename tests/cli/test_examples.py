@@ -59,7 +59,7 @@ AFTER = {
     "mcp check": ["mcp", "remove", "notes"],
 }
 # Without them, what is missing is told first.
-REQUIRED = {
+REQUIRED: dict[tuple[str, ...], list[str]] = {
     ("workers", "create"): ["--input", "a"],
     ("keys", "create"): ["--name", "a"],
     ("orgs", "create"): ["--name", "a"],

@@ -15,21 +15,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.support.server import HandingerServer
+from tests.email.sink import Sink
+from tests.support.server import HandingerServer, free_port
 
 ROOT = Path(__file__).parents[2]
 
-# Pages that are ready; every guide belongs here.
 PAGES = [
     "docs/get-started.md",
     "docs/workers.md",
     "docs/streaming.md",
     "docs/python.md",
+    "docs/http-api.md",
+    "docs/files.md",
+    "docs/budgets.md",
+    "docs/schedules.md",
+    "docs/email.md",
+    "docs/self-hosting.md",
 ]
 
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 TIMEOUT_S = 100
+# What the person knows who started the server.
+OF_THE_OPERATOR = ["HANDINGER_SMTP_LISTEN", "HANDINGER_INBOUND_EMAIL_SECRET"]
 MARK = "::end of snippet::"
 
 
@@ -61,10 +70,20 @@ def snippets(page: str) -> list[Snippet]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandingerServer]:
-    server = HandingerServer(tmp_path_factory.mktemp("guides") / "data")
-    server.start()
-    yield server
-    server.close()
+    with Sink() as mail_server:
+        environment = {
+            "HANDINGER_EMAIL_DOMAIN": "workers.example.org",
+            "HANDINGER_EMAIL_VERIFY": "false",
+            "HANDINGER_SMTP_LISTEN": f"127.0.0.1:{free_port()}",
+            "HANDINGER_SMTP_URL": f"smtp://127.0.0.1:{mail_server.port}",
+            "HANDINGER_INBOUND_EMAIL_SECRET": "secret-of-the-provider-" + "0" * 20,
+        }
+        folder = tmp_path_factory.mktemp("guides") / "data"
+        server = HandingerServer(folder, environment=environment)
+        try:
+            yield server.start()
+        finally:
+            server.close()
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -84,6 +103,7 @@ def test_every_snippet_runs(page: str, server: HandingerServer, tmp_path: Path):
             "HANDINGER_DATA_DIR": str(server.data_dir),
             "HANDINGER_BASE_URL": server.base_url,
             "HANDINGER_API_KEY": server.key,
+            **{name: server.environment[name] for name in OF_THE_OPERATOR},
         },
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -121,5 +141,7 @@ def test_what_is_not_run_is_at_least_well_formed(page: str):
                 assert checked.returncode == 0, f"{page}:{snippet.line} {checked.stderr}"
             case "json":
                 json.loads(snippet.text)
+            case "yaml":
+                yaml.safe_load(snippet.text)
             case language:
                 assert language in ("bash", "python", "text", "js", "mermaid")
