@@ -104,6 +104,14 @@ def test_a_page_that_marks_no_main_part_is_kept_whole():
     assert page.text == "Menu\n\nText\n\nImprint"
 
 
+@pytest.mark.parametrize("element", ["p", "main", "article", "section", "x-own"])
+def test_a_page_may_leave_out_what_html_lets_it_leave_out(element: str):
+    page = in_process(
+        f"<!doctype html><meta charset=utf-8><title>T</title><style>p {{}}</style><{element}>Text"
+    )
+    assert (page.title, page.text) == ("T", "Text")
+
+
 def test_what_a_person_would_not_see_is_left_out():
     page = in_process(
         '<p>Seen</p><p hidden>a</p><p style="display: none">b</p><p aria-hidden="true">c</p>'

@@ -47,9 +47,10 @@ _CHARSETS = {
     "euc-kr": "cp949",
     "ks_c_5601-1987": "cp949",
 }
+# Of the head only these: where a page writes no `body`, the parser takes its content for head.
 _LEFT_OUT = (
     "script", "style", "template", "noscript", "svg", "iframe", "object", "canvas", "button",
-    "input", "select", "textarea", "head",
+    "input", "select", "textarea", "title", "meta", "link", "base",
 )  # fmt: skip
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _BLANK_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*){2,}")
@@ -282,7 +283,7 @@ def _main_part(soup: Any) -> Any:
     marked = soup.find_all("main") or soup.find_all(attrs={"role": "main"})
     if len(marked) == 1 and marked[0].get_text(strip=True):
         return marked[0]
-    return soup.body or soup
+    return soup
 
 
 def _resolve_links(soup: Any, root: str) -> Iterator[str]:
