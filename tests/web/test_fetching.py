@@ -236,6 +236,40 @@ async def test_a_public_page_cannot_redirect_into_an_allowed_private_host(
         assert len(site.seen) == before
 
 
+async def test_a_cookie_comes_back_to_its_host_within_one_fetch(site: Site):
+    """A site that sends everybody in circles who brings no cookie."""
+
+    def gate(request: BaseHTTPRequestHandler) -> None:
+        if "seen=yes; theme=a=b" in request.headers.get("Cookie", ""):
+            Reply("inside")(request)
+            return
+        request.send_response(302)
+        request.send_header("Location", "/gate")
+        request.send_header("Set-Cookie", "seen=yes; Path=/; HttpOnly; Domain=127.0.0.1")
+        request.send_header("Set-Cookie", "theme=a=b; Max-Age=60")
+        request.send_header("Set-Cookie", "no-pair; bad")
+        request.end_headers()
+
+    site.pages["/gate"] = gate
+    fetcher = make_fetcher("127.0.0.1")
+    for _ in range(2):  # Each fetch begins without any.
+        before = len(site.seen)
+        assert await fetch(fetcher, f"{site.origin}/gate") == b"inside"
+        assert len(site.seen) == before + 2
+
+
+async def test_a_cookie_reaches_no_other_host(site: Site):
+    away = Reply(
+        "",
+        status=302,
+        headers={"Location": f"http://two.test:{site.port}/secret", "Set-Cookie": "a=b"},
+    )
+    site.pages["/away"] = away
+    fetcher = make_fetcher("one.test", "two.test", names=lambda _: ["127.0.0.1"])
+    assert await fetch(fetcher, f"http://one.test:{site.port}/away") == b"secret"
+    assert "cookie" not in site.headers[-1]
+
+
 async def test_endless_redirects_end(site: Site):
     site.pages["/round"] = redirect("/round")
     with pytest.raises(WebError, match="redirects"):

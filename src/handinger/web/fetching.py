@@ -7,10 +7,11 @@ is held in memory.
 import asyncio
 import contextlib
 import http
+import re
 import ssl
 import tempfile
 import zlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 from urllib.parse import urljoin
@@ -27,6 +28,8 @@ MAX_REDIRECTS = 10
 _CONNECT_TIMEOUT_S = 10.0
 _MAX_PIECE = 64 * 1024
 _GZIP_MARK = b"\x1f"
+_MAX_COOKIES = 20  # of one host
+_COOKIE = re.compile(r"[\x21\x23-\x3a\x3c-\x7e\x20\x22]{1,2000}")  # no semicolon, no control
 _HEADERS = {
     "User-Agent": f"Mozilla/5.0 (compatible; Handinger/{__version__})",
     "Accept": "text/markdown, text/html;q=0.9, application/xhtml+xml;q=0.9, application/pdf;q=0.8,"
@@ -46,6 +49,30 @@ class Fetched:
     charset: str | None
     body: BinaryIO
     size: int  # bytes
+
+
+class _Cookies:
+    """What hosts set on the way through one chain of redirects; each gets back its own.
+
+    Some send a reader in circles otherwise. It is gone with the fetch.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], dict[str, str]] = {}  # by scheme and host
+
+    def take(self, url: WebUrl, response: httpx2.Response) -> None:
+        """Keep what an answer sets, for this very host."""
+        kept = self._kept.setdefault((url.scheme, url.host), {})
+        for line in response.headers.get_list("set-cookie"):
+            pair = line.partition(";")[0].strip()
+            name, equals, _ = pair.partition("=")
+            if equals and _COOKIE.fullmatch(pair) and len(kept) < _MAX_COOKIES:
+                kept[name] = pair
+
+    def headers(self, url: WebUrl) -> dict[str, str]:
+        """What is sent to this host."""
+        kept = self._kept.get((url.scheme, url.host))
+        return {"Cookie": "; ".join(kept.values())} if kept else {}
 
 
 class TooLarge(WebError):
@@ -88,15 +115,17 @@ class Fetcher:
 
     async def _follow(self, url: WebUrl, body: BinaryIO, limit: int) -> Fetched:
         came_from: Target | None = None
+        cookies = _Cookies()
         for _ in range(MAX_REDIRECTS + 1):
             target = await self._guard.check(url)
             if target.private and came_from is not None and not came_from.private:
                 # A stranger's page may not choose what is done inside the operator's network.
                 raise WebError(f"{came_from.url.host!r} redirects into a private network.")
-            async with self._answer(target) as response:
+            async with self._answer(target, cookies.headers(url)) as response:
                 location = response.headers.get("location")
                 if not response.is_redirect or not location:
                     return await self._read(url, response, body, limit)
+                cookies.take(url, response)
             url, came_from = self._redirected(url, location), target
         raise WebError(f"There were more than {MAX_REDIRECTS} redirects, one after the other.")
 
@@ -110,20 +139,24 @@ class Fetcher:
         return parsed
 
     @contextlib.asynccontextmanager
-    async def _answer(self, target: Target) -> AsyncGenerator[httpx2.Response]:
+    async def _answer(
+        self, target: Target, cookies: Mapping[str, str]
+    ) -> AsyncGenerator[httpx2.Response]:
         """The head of the answer of the first address that can be connected to."""
         if self._tls is None:
             self._tls = await asyncio.to_thread(httpx2.create_ssl_context)
         timeout = httpx2.Timeout(self._timeout_s, connect=_CONNECT_TIMEOUT_S)
         # A proxy would connect to addresses that were never checked.
         async with httpx2.AsyncClient(verify=self._tls, trust_env=False, timeout=timeout) as client:
-            response = await self._connect(client, target)
+            response = await self._connect(client, target, cookies)
             try:
                 yield response
             finally:
                 await response.aclose()
 
-    async def _connect(self, client: httpx2.AsyncClient, target: Target) -> httpx2.Response:
+    async def _connect(
+        self, client: httpx2.AsyncClient, target: Target, cookies: Mapping[str, str]
+    ) -> httpx2.Response:
         url = target.url
         for ip in target.ips:
             try:
@@ -131,7 +164,7 @@ class Fetcher:
                 request = client.build_request(
                     "GET",
                     str(replace(url, host=ip)),
-                    headers={**_HEADERS, "Host": url.authority},
+                    headers={**_HEADERS, **cookies, "Host": url.authority},
                     extensions={"sni_hostname": url.host},
                 )
                 return await client.send(request, stream=True, follow_redirects=False)
