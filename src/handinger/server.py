@@ -184,6 +184,7 @@ async def _serve(settings: Settings) -> None:
             hub=hub,
             deliveries=deliveries,
             engine_runs=lambda: engine.is_running,
+            seat=engine.seat,
             queue_is_full=lambda: housekeeping.queue_is_full,
             inbound=inbound,
             rate_limiter=RateLimiter(settings.rate_limit) if settings.rate_limit else None,

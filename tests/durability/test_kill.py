@@ -145,6 +145,39 @@ def test_and_so_does_one_whose_turn_nobody_reads(stand: Stand, boundary: Boundar
     kill_and_restart(stand, boundary, new_worker(stand))
 
 
+@pytest.mark.parametrize(
+    ("write", "crashes"),
+    [
+        (Write("turns", "INSERT"), 0),
+        # From here on its job is one that the dead server ran.
+        (Write("turns", "INSERT", committed=True), 0),
+        (_turn(1, committed=True), 1),
+    ],
+    ids=["before it commits", "accepted, not claimed", "claimed"],
+)
+def test_a_server_killed_as_it_takes_the_first_turn_of_a_worker(
+    stand: Stand, write: Write, crashes: int
+) -> None:
+    stand.model.script("first", [Step(text="Once.")])
+    key = fresh_key()
+    with held(stand.observer.url, write) as hold:
+        blocking = in_background(stand.server, "", "[[script:first]] Go.", key=key)
+        backend = hold.wait()
+        stand.kill()
+        hold.release_of_dead(backend)
+    with pytest.raises(httpx2.TransportError):
+        blocking.result(timeout=10)
+    stand.start()
+    began_at = time.monotonic()
+    worker = post(stand.server, "", "[[script:first]] Go.", key=key).json()
+    assert time.monotonic() - began_at < GOES_ON_WITHIN_S
+    assert worker["output_text"] == "Once."
+    assert len(stand.model.requests("first")) == 1
+    assert stand.observer.rows(
+        "SELECT crashes, status FROM turns WHERE worker_id = %s", worker["id"]
+    ) == [(crashes, "completed")]
+
+
 def new_worker(stand: Stand) -> str:
     stand.model.script("report", script())
     return stand.new_worker()

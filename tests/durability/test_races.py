@@ -1,11 +1,13 @@
 """Accepting against draining: no turn waits for a poll, none is lost, and their order holds."""
 
 import asyncio
+import contextlib
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,7 +16,7 @@ import psycopg
 import pytest
 
 from handinger import engine, settings
-from handinger.engine import Engine, queue
+from handinger.engine import Engine, Seat, queue
 from handinger.storage.database import Database, open_database
 from tests.durability.holding import HOLD_KEY, Write, held
 from tests.durability.observing import wait_for
@@ -177,8 +179,10 @@ def test_a_turn_whose_job_was_lost_while_the_server_was_down_runs_at_the_start(
 def test_a_turn_whose_job_was_lost_is_found_while_the_server_runs(stand: Stand) -> None:
     """Its job is lost before it was taken."""
     stand.model.script("held", [Step(text="Found again.")])
+    worker_id = stand.new_worker()  # The job of a later turn is never taken as it is made.
+    stand.observer.wait_until_idle()
     with held(stand.observer.url, Write("procrastinate_jobs", "UPDATE")) as hold:
-        worker_id = accept(stand.server, "", "[[script:held]] Go.").json()["id"]
+        accept(stand.server, f"/{worker_id}", "[[script:held]] Go.")
         backend = hold.wait()
         with ThreadPoolExecutor(1) as thread:
             losing = thread.submit(lose_job, stand, worker_id)
@@ -319,3 +323,94 @@ async def test_jobs_of_a_capped_queue_leave_room_for_others_on_every_server(
         for name in ("few 1", "few 2", *(f"many {number}" for number in range(8))):
             may_end[name].set()
         await until_running(set())
+
+
+async def make(database: Database, lock: str, seat: Seat | None) -> int | None:
+    """A new job as the accepting statement makes it; its id if it took the seat."""
+    async with database.system().statements() as sql:
+        return await sql.value(
+            "WITH " + engine.SEAT_NEW + " SELECT (SELECT id FROM seated), " + engine.ENQUEUE_NEW,
+            **engine.new_job("work", lock=lock, queue="shared", seat=seat),
+        )
+
+
+@dataclass(slots=True)
+class Ran:
+    """Which jobs have run here, each to the end of its gate."""
+
+    jobs: asyncio.Queue[str] = field(default_factory=asyncio.Queue[str])
+    may_end: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def handle(self, lock: str) -> None:
+        self.jobs.put_nowait(lock)
+        await self.may_end.wait()
+
+    def engine(self, database: Database, *, concurrency: int) -> Engine:
+        async def nothing() -> None:
+            pass
+
+        return Engine(
+            database=database,
+            handlers={"work": self.handle},
+            concurrency=concurrency,
+            sweep=nothing,
+            queue_cap=2,
+        )
+
+
+async def seat_in(running: Engine, stack: contextlib.AsyncExitStack) -> Seat:
+    """A seat, as soon as the engine has looked for jobs and found none."""
+    while (seat := await stack.enter_async_context(running.seat("shared"))) is None:  # noqa: ASYNC110 # That it is at ease rings no bell.
+        await asyncio.sleep(0.01)
+    return seat
+
+
+@pytest.mark.anyio
+async def test_a_job_that_is_made_for_a_seat_runs_though_nobody_looks_for_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "_POLL_INTERVAL_S", POLL_S)
+    ran = Ran()
+    async with (
+        ran.engine(database, concurrency=8).running(grace_s=1, rescue_all=False) as running,
+        asyncio.timeout(TOLD_WITHIN_S),
+    ):
+        async with contextlib.AsyncExitStack() as stack:
+            first, second = await seat_in(running, stack), await seat_in(running, stack)
+            async with running.seat("shared") as third:
+                assert third is None  # Two are the cap of a queue.
+            async with running.seat("another") as other:
+                assert other is not None
+            job_id = await make(database, "one", first)
+            assert job_id is not None
+            first.take(job_id, "work", lock="one")
+            assert await ran.jobs.get() == "one"
+            second.worker_id += 1_000_000  # Of a worker that is gone.
+            assert await make(database, "two", second) is None
+        assert await ran.jobs.get() == "two"
+        ran.may_end.set()
+        await until_no_job_is_left(database)
+
+
+@pytest.mark.anyio
+async def test_a_job_is_made_anew_that_took_a_seat_without_a_word(database: Database) -> None:
+    """As when the connection breaks after the commit, and before its answer."""
+    ran = Ran()
+    ran.may_end.set()
+    async with (
+        ran.engine(database, concurrency=1).running(grace_s=1, rescue_all=False) as running,
+        asyncio.timeout(TOLD_WITHIN_S),
+    ):
+        async with contextlib.AsyncExitStack() as stack:
+            assert await make(database, "unheard of", await seat_in(running, stack)) is not None
+            async with running.seat("shared") as none:
+                assert none is None  # All room is taken.
+        assert await ran.jobs.get() == "unheard of"
+        await until_no_job_is_left(database)
+        assert ran.jobs.empty()
+
+
+async def until_no_job_is_left(database: Database) -> None:
+    async with database.system().statements() as sql:
+        while await sql.value("SELECT count(*) FROM procrastinate_jobs"):  # noqa: ASYNC110 # Rows ring no bell.
+            await asyncio.sleep(0.01)

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast
 
@@ -16,6 +17,7 @@ from limits.aio.strategies import MovingWindowRateLimiter
 from pydantic import BaseModel, ValidationError
 
 from handinger import ids, keys, workers
+from handinger.engine import Seat
 from handinger.errors import (
     BodyTooLarge,
     Detail,
@@ -24,7 +26,7 @@ from handinger.errors import (
     RateLimited,
     UnsupportedMediaType,
 )
-from handinger.ids import ScheduleId, TurnId, WorkerId
+from handinger.ids import OrganizationId, ScheduleId, TurnId, WorkerId
 from handinger.keys import Caller
 from handinger.live import Hub
 from handinger.schedules import records as schedules
@@ -82,6 +84,7 @@ class Services:
     deliveries: Deliveries
     inbound: Callable[[], "Inbound"]
     engine_runs: Callable[[], bool]
+    seat: Callable[[OrganizationId], AbstractAsyncContextManager[Seat | None]]
     queue_is_full: Callable[[], bool]
     rate_limiter: RateLimiter | None
     clock: Clock = database_clock

@@ -33,7 +33,7 @@ from handinger.errors import InvalidInput
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.story import Place
 from handinger.turns import accept, cancelling, reading
-from handinger.turns.accept import Instruction, NewTurn, RequestIdentity
+from handinger.turns.accept import Accepted, Instruction, NewTurn, RequestIdentity
 
 router = APIRouter(prefix="/api/workers", tags=["workers"])
 
@@ -85,6 +85,19 @@ async def create_worker(
             )
         worker_id = WorkerId(ids.new("wrk"))
         turn, identity = await _prepare(request, services, caller, worker_id, sent)
+
+    async def create(turn: NewTurn) -> Accepted:
+        async with services.seat(caller.organization_id) as seat:
+            return await accept.create_worker(
+                services.database,
+                services.settings,
+                caller.organization_id,
+                turn,
+                metadata=body.metadata,
+                request=identity,
+                seat=seat,
+            )
+
     return await answers.run_turn(
         request,
         services,
@@ -92,14 +105,7 @@ async def create_worker(
         turn=turn,
         stream=stream or body.stream,
         with_messages=messages,
-        accepting=lambda turn: accept.create_worker(
-            services.database,
-            services.settings,
-            caller.organization_id,
-            turn,
-            metadata=body.metadata,
-            request=identity,
-        ),
+        accepting=create,
     )
 
 

@@ -2,6 +2,7 @@
 
 from handinger.engine.queue import (
     ENQUEUE_NEW,
+    SEAT_NEW,
     SHORT_QUEUE,
     Engine,
     Handler,
@@ -10,12 +11,15 @@ from handinger.engine.queue import (
     enqueue_all,
     new_job,
 )
+from handinger.engine.worker import Seat
 
 __all__ = [
     "ENQUEUE_NEW",
+    "SEAT_NEW",
     "SHORT_QUEUE",
     "Engine",
     "Handler",
+    "Seat",
     "drop_waiting",
     "enqueue",
     "enqueue_all",

@@ -20,7 +20,7 @@ from procrastinate.job_context import JobContext
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 
-from handinger.engine.worker import CappedJobs, JobWorker
+from handinger.engine.worker import CappedJobs, JobWorker, Seat
 from handinger.storage.database import Connection, Database, is_connection_error
 
 logger = logging.getLogger(__name__)
@@ -120,18 +120,31 @@ async def _defer(connection: Connection, jobs: list[Job]) -> None:
         raise error.__cause__ or error from error
 
 
-# An expression that enqueues a job under a lock which nobody else can know yet, for a statement
-# that does more than that: on the hot path each round trip counts. Goes with `new_job`.
+# A job under a lock which nobody else can know yet, for a statement that does more than that: on
+# the hot path each round trip counts. SEAT_NEW is a CTE, whose row is the job if its seat could be
+# taken; ENQUEUE_NEW an expression, which enqueues it otherwise. They go with `new_job`.
+SEAT_NEW: LiteralString = (
+    "seated AS (INSERT INTO procrastinate_jobs"
+    " (queue_name, task_name, lock, queueing_lock, args, status, worker_id)"
+    " SELECT %(job_queue)s::text, %(job_name)s::text, %(job_lock)s::text, %(job_lock)s::text,"
+    " jsonb_build_object('lock', %(job_lock)s::text, 'failures', 0), 'doing', id"
+    # Which may be gone, after the database was away. Held, so that it does not go now.
+    " FROM procrastinate_workers WHERE id = %(job_worker)s FOR KEY SHARE RETURNING id)"
+)
 ENQUEUE_NEW: LiteralString = (
-    "procrastinate_defer_jobs_v1(ARRAY[(%(job_queue)s, %(job_name)s, 0, %(job_lock)s, %(job_lock)s,"
+    "CASE WHEN NOT EXISTS (SELECT 1 FROM seated) THEN procrastinate_defer_jobs_v1("
+    "ARRAY[(%(job_queue)s, %(job_name)s, 0, %(job_lock)s, %(job_lock)s,"
     " jsonb_build_object('lock', %(job_lock)s::text, 'failures', 0), NULL)"
-    "::procrastinate_job_to_defer_v1])"
+    "::procrastinate_job_to_defer_v1]) END"
 )
 
 
-def new_job(job: str, *, lock: str, queue: str = QUEUE) -> dict[str, object]:
-    """The parameters of ENQUEUE_NEW."""
-    return {"job_queue": queue, "job_name": job, "job_lock": lock}
+def new_job(
+    job: str, *, lock: str, queue: str = QUEUE, seat: Seat | None = None
+) -> dict[str, object]:
+    """The parameters of SEAT_NEW and ENQUEUE_NEW."""
+    worker_id = seat.worker_id if seat else None
+    return {"job_queue": queue, "job_name": job, "job_lock": lock, "job_worker": worker_id}
 
 
 async def drop_waiting(connection: Connection, *, lock: str) -> None:
@@ -168,6 +181,7 @@ class Engine:
     queue_cap: int | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _lanes: list[_Lane] = field(init=False)
+    _unknown: set[int] = field(default_factory=set[int])  # see `_rescue_unknown`
 
     def __post_init__(self) -> None:
         self._lanes = [_Lane(None, self.concurrency), _Lane([SHORT_QUEUE], _SHORT_CONCURRENCY)]
@@ -203,6 +217,24 @@ class Engine:
         for lane in self._lanes:
             if lane.taking is not None:
                 lane.taking.stop()
+
+    @contextlib.asynccontextmanager
+    async def seat(self, queue: str) -> AsyncGenerator[Seat | None]:
+        """Room for one job of this queue that is made within the block; None if it has to queue.
+
+        It has to while others wait. And a process that is half busy leaves it to those that have
+        less to do.
+        """
+        worker = self._lanes[0].taking
+        if worker is None or not worker.is_at_ease or queue in self._full_queues():
+            yield None
+            return
+        seat = await worker.keep_seat(queue)
+        try:
+            yield seat
+        finally:
+            if not seat.is_taken:
+                worker.leave(seat)
 
     @property
     def is_running(self) -> bool:
@@ -338,6 +370,7 @@ class Engine:
                     if worker.worker_id is not None:
                         await app.job_manager.update_heartbeat(worker.worker_id)
                 await self._rescue(app, stalled_after_s=_STALLED_AFTER_S)
+                await self._rescue_unknown(app)
                 await self.sweep()
             except Exception as error:
                 if not is_connection_error(error):
@@ -347,21 +380,45 @@ class Engine:
     async def _rescue(self, app: App, *, stalled_after_s: float) -> None:
         own = {worker.worker_id for worker in self._workers}
         for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=stalled_after_s):
-            if job.worker_id in own:
-                continue
-            async with self.database.system().transaction() as sql:
-                # Two rescuers may see the same job; the row decides.
-                still = await sql.value(
-                    "SELECT id FROM procrastinate_jobs WHERE id = %(id)s AND status = 'doing'"
-                    " FOR UPDATE SKIP LOCKED",
-                    id=job.id,
-                )
-                if still is None or job.lock is None:
-                    continue
-                await sql.run(
-                    "SELECT procrastinate_finish_job_v1(%(id)s, %(status)s, true)",
-                    id=job.id,
-                    status=Status.FAILED.value,
-                )
-                await enqueue(sql.connection, job.task_name, lock=job.lock, queue=job.queue)
-            logger.warning("Rescued the job %s of %s from a dead process", job.task_name, job.lock)
+            if job.worker_id not in own and await self._make_anew(job):
+                logger.warning("Rescued the job %s of %s from a dead process", *_names(job))
+
+    async def _rescue_unknown(self, app: App) -> None:
+        """Jobs that this process took without hearing of it, as its connection broke meanwhile.
+
+        One that is about to start, or has just ended, is no such job a round later.
+        """
+        unknown: list[Job] = []
+        for worker in self._workers:
+            taken = await app.job_manager.list_jobs_async(
+                status=Status.DOING.value, worker_id=worker.worker_id
+            )
+            unknown += [job for job in taken if job.id not in worker.running_ids]
+        for job in unknown:
+            if job.id in self._unknown and await self._make_anew(job):
+                logger.warning("Made the job %s of %s anew, which nobody ran", *_names(job))
+        self._unknown = {job.id for job in unknown if job.id is not None}
+
+    async def _make_anew(self, job: Job) -> bool:
+        """Replace a job that nobody runs; False if that is done already."""
+        async with self.database.system().transaction() as sql:
+            # Two rescuers may see the same job; the row decides.
+            still = await sql.value(
+                "SELECT id FROM procrastinate_jobs WHERE id = %(id)s AND status = 'doing'"
+                " FOR UPDATE SKIP LOCKED",
+                id=job.id,
+            )
+            if still is None or job.lock is None:
+                return False
+            await sql.run(
+                "SELECT procrastinate_finish_job_v1(%(id)s, %(status)s, true)",
+                id=job.id,
+                status=Status.FAILED.value,
+            )
+            await enqueue(sql.connection, job.task_name, lock=job.lock, queue=job.queue)
+        return True
+
+
+def _names(job: Job) -> tuple[str, str | None]:
+    """What a job does, and under which lock."""
+    return job.task_name, job.lock

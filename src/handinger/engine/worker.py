@@ -6,7 +6,10 @@ that it has, and leaves a job `doing` forever when its end cannot be written.
 
 import asyncio
 import logging
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import psycopg
 from procrastinate import exceptions, jobs, retry, utils
@@ -77,10 +80,71 @@ class JobWorker(Worker):
         self.grace_over = asyncio.Event()  # set by the engine: abort what still runs
         self._new_job_event = _Bell()
 
+        self._kept = Counter[str]()  # room for jobs of each queue that are just being made
+        self._is_looking = True
+
     @property
     def running_queues(self) -> Iterator[str]:
-        """The queue of each job that runs."""
-        return (context.job.queue for context in self._running_jobs.values())
+        """The queue of each job that runs, or for which room is kept."""
+        yield from (context.job.queue for context in self._running_jobs.values())
+        yield from self._kept.elements()
+
+    @property
+    def running_ids(self) -> set[int]:
+        """The jobs that run."""
+        return {context.job.id for context in self._running_jobs.values() if context.job.id}
+
+    @property
+    def is_at_ease(self) -> bool:
+        """Whether less than half of its room is taken, and no job waits for it."""
+        busy = sum(1 for _ in self.running_queues)
+        return (
+            self.worker_id is not None
+            and not self._stop_event.is_set()
+            and not self._is_looking
+            and not self._new_job_event.is_set()
+            and not self._job_semaphore.locked()
+            and busy * 2 < self.concurrency
+        )
+
+    async def keep_seat(self, queue: str) -> "Seat":
+        """Room for one job that is just being made; only while `is_at_ease`."""
+        assert self.worker_id is not None
+        await self._job_semaphore.acquire()  # At once, as it is not locked.
+        self._kept[queue] += 1
+        return Seat(self, self.worker_id, queue)
+
+    def leave(self, seat: "Seat") -> None:
+        """Nobody sits there."""
+        self._kept[seat.queue] -= 1
+        self._job_semaphore.release()
+        self._look_again(seat.queue)
+
+    def start(self, seat: "Seat", job: jobs.Job) -> None:
+        """Run a job that was made for this seat."""
+        context = JobContext(
+            app=self.app,
+            worker_name=self.worker_name,
+            worker_queues=self.queues,
+            job=job,
+            abort_reason=lambda: self._job_ids_to_abort.get(job.id) if job.id else None,
+            start_timestamp=time.time(),
+        )
+        self._kept[seat.queue] -= 1
+        task = asyncio.create_task(self._process_job(context), name=f"job {job.id}")
+        self._running_jobs[task] = context
+        task.add_done_callback(self._completed)
+
+    def _completed(self, task: asyncio.Task[None]) -> None:
+        del self._running_jobs[task]
+        self._job_semaphore.release()
+
+    async def _fetch_and_process_jobs(self) -> None:
+        self._is_looking = True
+        try:
+            await super()._fetch_and_process_jobs()
+        finally:
+            self._is_looking = False
 
     async def _process_job(self, context: JobContext) -> None:
         task = asyncio.current_task()
@@ -130,3 +194,32 @@ class JobWorker(Worker):
                 await asyncio.sleep(_RETRY_INTERVAL_S)
             else:
                 return
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """Room that a worker keeps for a job which its process is just making.
+
+    The job is made as one that the worker runs already. So nobody has to be told of it or to look
+    for it, and should this process die, it is rescued as every other.
+    """
+
+    worker: JobWorker
+    worker_id: int
+    queue: str
+    is_taken: bool = False
+
+    def take(self, job_id: int, name: str, *, lock: str) -> None:
+        """The job is there: run it."""
+        self.is_taken = True
+        job = jobs.Job(
+            id=job_id,
+            status=jobs.Status.DOING.value,
+            queue=self.queue,
+            lock=lock,
+            queueing_lock=lock,
+            task_name=name,
+            task_kwargs={"lock": lock, "failures": 0},
+            worker_id=self.worker_id,
+        )
+        self.worker.start(self, job)

@@ -112,8 +112,9 @@ async def create_worker(
     *,
     metadata: Mapping[str, Any],
     request: RequestIdentity | None = None,
+    seat: engine.Seat | None = None,
 ) -> Accepted:
-    """A new worker with its first turn.
+    """A new worker with its first turn, which takes the seat if there is one.
 
     Raises OutOfCredits, MonthlyCapReached, PriceUnknown, IdempotencyKeyReused, BodyTooLarge.
     """
@@ -126,20 +127,26 @@ async def create_worker(
             return earlier
         await _require_funds(sql, settings, turn)
         await attachments.require_room(sql, settings, turn.worker_id, turn.instruction.attachments)
-        await sql.run(
+        job_id = await sql.value(
             "WITH worker AS (INSERT INTO workers (id, organization_id, metadata, model)"
             " VALUES (%(worker_id)s, %(organization_id)s, %(metadata)s, %(model)s)),"
             " task AS (INSERT INTO tasks (id, organization_id, worker_id)"
             " VALUES (%(task_id)s, %(organization_id)s, %(worker_id)s) RETURNING id),"
             + _INSERT_TURN
             + ", "
+            + engine.SEAT_NEW
+            + " SELECT (SELECT id FROM seated), "
+            + _LOCK_AND_ASK
+            + ", "
             + engine.ENQUEUE_NEW,
             metadata=Json(dict(metadata), dumps=workers.dump),
             model=settings.model_id,
             task_id=ids.new("tsk"),
             **_columns(turn, request),
-            **engine.new_job(RUN_WORKER, lock=turn.worker_id, queue=organization_id),
+            **engine.new_job(RUN_WORKER, lock=turn.worker_id, queue=organization_id, seat=seat),
         )
+    if seat is not None and job_id is not None:
+        seat.take(job_id, RUN_WORKER, lock=turn.worker_id)
     return Accepted(turn.worker_id, turn.id)
 
 
@@ -191,7 +198,7 @@ async def append(
     await attachments.require_room(sql, settings, turn.worker_id, turn.instruction.attachments)
     await sql.run(
         "WITH task AS (SELECT id FROM tasks WHERE organization_id = %(organization_id)s"
-        " AND worker_id = %(worker_id)s)," + _INSERT_TURN,
+        " AND worker_id = %(worker_id)s)," + _INSERT_TURN + " SELECT " + _LOCK_AND_ASK,
         **_columns(turn, request),
     )
     await engine.enqueue(sql.connection, RUN_WORKER, lock=turn.worker_id, queue=sql.organization_id)
@@ -294,7 +301,8 @@ request AS (
     SELECT %(organization_id)s, %(key_id)s, %(idempotency_key)s, %(fingerprint)s, id
     FROM turn WHERE %(key_id)s::text IS NOT NULL
 )
-SELECT
+"""
+_LOCK_AND_ASK = """
     (SELECT pg_advisory_xact_lock(hashtextextended(%(organization_id)s || %(identity)s, 1))
         WHERE %(identity)s::text IS NOT NULL),
     (SELECT pg_notify(%(channel)s, %(asking)s) WHERE %(asking)s::text IS NOT NULL)
