@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from email.message import EmailMessage
-from pathlib import Path
 from typing import Any
 
 import dkim  # pyright: ignore[reportMissingTypeStubs]
@@ -21,7 +20,7 @@ from handinger.email.outbox import AttachedFile, OutboundEmail, one_line
 from handinger.settings import Settings
 from tests.email.signing import new_key, pem, record
 from tests.email.sink import Sink
-from tests.email.world import DOMAIN, World, mail
+from tests.email.world import DOMAIN, World, ask, mail, unique
 from tests.support.dns_server import DnsServer
 from tests.support.model_server import HttpError, ModelServer, Step, ToolCall
 
@@ -37,20 +36,6 @@ def files(message: EmailMessage) -> dict[str | None, bytes]:
         part.get_filename(): part.get_payload(decode=True)  # pyright: ignore[reportReturnType]
         for part in message.iter_attachments()
     }
-
-
-def unique(name: str) -> str:
-    """A sender of the trusted domain whom no other test uses."""
-    return f"{name}.{time.time_ns()}@trusted.example"
-
-
-def ask(world: World, text: str, sender: str | None = None, **headers: str) -> tuple[str, str, str]:
-    """A mail of a new sender to a new worker: the worker, its address, the sender."""
-    sender = sender or unique("ada")
-    worker_id, address = world.new_address()
-    raw = mail(text, sender=f"Ada <{sender}>", headers={"Subject": "A task", **headers})
-    assert world.send(raw, address, sender=sender) == (250, "")
-    return worker_id, address, sender
 
 
 def test_the_answer_comes_back_in_its_thread(world: World, sink: Sink):
@@ -227,35 +212,6 @@ def test_a_final_refusal_is_noted_and_not_repeated(world: World, sink: Sink, whe
     (out,) = world.wait_for_mails(worker_id, ["failed"])
     assert out["attempts"] == 1
     assert "Nobody of that name." in out["error"]
-
-
-def test_an_answer_outlives_a_kill(model: ModelServer, names: DnsServer, tmp_path: Path):
-    with Sink() as sink:
-        world = World(tmp_path / "data", model, names, {
-            "HANDINGER_SMTP_URL": f"smtp://127.0.0.1:{sink.port}",
-            "HANDINGER_EMAIL_RETRY_DELAY_S": "0.2",
-        })  # fmt: skip
-        world.start()
-        try:
-            sink.stop()
-            worker_id, _, sender = ask(world, "Go.")
-            world.wait_for_mails(worker_id, ["pending"], attempts=1)
-            world.server.kill()
-            sink.start()
-            world.restart()
-            sink.wait_for(sender)
-            world.wait_for_mails(worker_id, ["delivered"])
-            assert len(sink.to(sender)) == 1
-            # Killed while the other side takes the mail: it may come twice, as the same mail.
-            sink.on_data = world.server.kill
-            worker_id, _, sender = ask(world, "Go.")
-            sink.wait_for(sender)
-            sink.on_data = lambda: None
-            world.restart()
-            world.wait_for_mails(worker_id, ["delivered"])
-            assert len({message["Message-ID"] for message in sink.to(sender)}) == 1
-        finally:
-            world.close()
 
 
 # A server of its own: encryption, a login, a signature, and files that are too large

@@ -74,19 +74,19 @@ def _read_in_full(raw: bytes) -> None:
 
 
 @given(_damaged())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_no_damaged_mail_is_too_odd(raw: bytes):
     _read_in_full(raw)
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_no_bytes_are_too_odd(raw: bytes):
     _read_in_full(b"From: ada@example.com\r\n" + raw)
 
 
 @given(st.text(max_size=200))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_no_header_is_too_odd(text: str):
     decoded(text)
     Headers(items=(("subject", text),)).text("subject").encode(errors="surrogatepass")

@@ -250,3 +250,17 @@ def instructions(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
         for message in messages
         if message["role"] == "user" and message["metadata"]["source"] == "email"
     ]
+
+
+def unique(name: str) -> str:
+    """A sender of the trusted domain whom no other test uses."""
+    return f"{name}.{time.time_ns()}@trusted.example"
+
+
+def ask(world: World, text: str, sender: str | None = None, **headers: str) -> tuple[str, str, str]:
+    """A mail of a new sender to a new worker: the worker, its address, the sender."""
+    sender = sender or unique("ada")
+    worker_id, address = world.new_address()
+    raw = mail(text, sender=f"Ada <{sender}>", headers={"Subject": "A task", **headers})
+    assert world.send(raw, address, sender=sender) == (250, "")
+    return worker_id, address, sender
