@@ -134,8 +134,8 @@ def test_an_unsigned_or_old_request_is_refused(world: World, forged: dict[str, o
     assert world.emails(worker_id) == []
 
 
-def test_the_signature_covers_the_envelope(world: World):
-    _, address = world.new_address()
+def test_the_signature_covers_the_envelope_and_the_mail(world: World):
+    worker_id, address = world.new_address()
     other_id, other = world.new_address()
     raw = mail()
     request = world.post(raw, address).request
@@ -144,6 +144,11 @@ def test_the_signature_covers_the_envelope(world: World):
     answer = world.api.post(moved, content=raw, headers=dict(request.headers))
     assert answer.status_code == 401
     assert world.emails(other_id) == []
+    changed = raw.replace(b"Hello.", b"Pay it")
+    answer = world.api.post(str(request.url), content=changed, headers=dict(request.headers))
+    assert answer.status_code == 401
+    assert world.api.post(str(request.url), content=raw, headers=dict(request.headers)).is_success
+    assert len(world.emails(worker_id)) == 1  # The same once more changes nothing.
 
 
 # Tenants

@@ -12,10 +12,18 @@ _BLANK_LINES = re.compile(r"\n{3,}")
 # Beyond them the page loses its structure, but no word: the library's time grows with the depth.
 _MAX_TAGS = 20_000
 _MAX_DEPTH = 100
+_MAX_CHARACTERS = 1_000_000
+_LONG_BLANKS = re.compile(r"(?<!\s)\s{200,}")
+_TAGS = nh3.ALLOWED_TAGS | {
+    "address", "article", "aside", "big", "body", "button", "center", "dd", "dl", "dt", "fieldset",
+    "figure", "font", "footer", "form", "head", "header", "html", "label", "legend", "main", "nav",
+    "section", "tfoot", "u",
+}  # fmt: skip
 
 
 def html_to_text(html: str) -> str:
     """What a reader sees, as Markdown; quoted parts are marked with `>`."""
+    html = _well_formed(html)
     if html.count("<") <= _MAX_TAGS:
         soup = BeautifulSoup(html, "html.parser")
         elements = soup.find_all(True)
@@ -24,6 +32,21 @@ def html_to_text(html: str) -> str:
             converter = _Converter(heading_style="ATX", bullets="-", escape_misc=False)
             return _tidy(converter.convert_soup(soup))
     return _tidy(unescape(nh3.clean(html, tags=set())))
+
+
+def _well_formed(html: str) -> str:
+    """The same page, closed and nested as it should be, without what no reader sees.
+
+    Python's own parser takes time with the square of what is never closed; this one does not.
+    """
+    cleaned = nh3.clean(
+        _LONG_BLANKS.sub(" ", html),
+        tags=_TAGS,
+        attributes={"*": {"style", "href", "alt", "title", "start", "type"}},
+        clean_content_tags={"style", "script", "title", "template", "noscript"},
+        link_rel=None,
+    )
+    return cleaned[:_MAX_CHARACTERS]
 
 
 def _depth(elements: list[Tag]) -> int:

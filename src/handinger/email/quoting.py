@@ -23,7 +23,7 @@ _FORWARD_SUBJECT = re.compile(
     r"\s*(\[[^\]]*\]\s*)?(fwd?|wg|tr|rv|enc|i|vs|vl|doorst|pd)\s*:", re.IGNORECASE
 )
 _FORWARD_LINE = re.compile(
-    r"^\s*(-{5,}\s*(forwarded message|weitergeleitete nachricht|message transf\S+"
+    r"^[ \t]*(-{5,}\s*(forwarded message|weitergeleitete nachricht|message transf\S+"
     r"|mensaje reenviado|messaggio inoltrato|doorgestuurd bericht)\s*-{5,}"
     r"|begin forwarded message:|anfang der weitergeleiteten nachricht:)",
     re.IGNORECASE | re.MULTILINE,
