@@ -1,5 +1,6 @@
 """`run_command` (1.10): commands in the worker's sandbox, and what becomes of its files."""
 
+import time
 from typing import Any
 
 import pytest
@@ -212,6 +213,22 @@ def test_links_and_pipes_are_not_kept_and_never_followed(api: Api, scripts: Scri
     parts = [part for part in worker["messages"][-1]["parts"] if part["type"].startswith("tool-")]
     assert "link: links are not kept" in parts[0]["output"]["notes"][0]
     assert parts[1]["state"] == "output-error"
+
+
+def test_folders_within_folders_keep_nobody_busy(api: Api, scripts: Scripts):
+    """To open each of so many from the top takes minutes, in a thread that outlives the turn."""
+    nest = (
+        "import os\nopen('kept.txt', 'w').close()\n"
+        "for _ in range(5000):\n    os.mkdir('d')\n    os.chdir('d')\n"
+        "open('lost.txt', 'w').close()"
+    )
+    began = time.monotonic()
+    worker = carry_out(api, scripts, run(f'python3 -c "{nest}"'))
+    assert time.monotonic() - began < 40
+    (result,) = results_of(worker)
+    assert result["exit_code"] == 0
+    assert "paths below it are too long" in result["notes"][0]
+    assert filenames(worker) == ["kept.txt"]
 
 
 def test_a_cancelled_command_ends(api: Api, scripts: Scripts):

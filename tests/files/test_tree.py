@@ -1,15 +1,20 @@
 """The local folder of a workspace, beside a program that changes it at every moment."""
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from handinger.files import FileError, Tree
+from handinger.sandbox.folders import remove_tree
+from tests.support.nobody import as_ordinary_user, ordinary_folder
 
 SECRET = b"the secret"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -159,3 +164,68 @@ def test_nothing_outside_is_written_while_folders_become_links(tree: Tree, outsi
                 continue  # The other one was quicker.
     assert (outside / "file").read_bytes() == SECRET
     assert [path.name for path in outside.iterdir()] == ["file"]
+
+
+MAKE_DEEP = """
+import os
+for _ in range(1200):
+    os.mkdir("d")
+    os.chdir("d")
+open("bottom", "w").close()
+"""
+
+
+@pytest.fixture
+def deep(tree: Tree) -> Generator[Path]:
+    """A folder in the tree with folders within folders, deeper than Python can recurse."""
+    folder = tree.root / "deep"
+    folder.mkdir()
+    subprocess.run([sys.executable, "-c", MAKE_DEEP], cwd=folder, check=True)
+    yield folder
+    remove_tree(tree.root)
+
+
+def test_folders_whose_paths_are_too_long_are_left_out_with_a_word(tree: Tree, deep: Path):
+    (deep / "file").touch()
+    scan = tree.scan()
+    assert list(scan.files) == ["deep/file"]
+    (left_out,) = scan.left_out
+    assert left_out.startswith("deep/d/d/")
+    assert left_out.endswith("paths below it are too long")
+
+
+def test_a_file_takes_the_place_of_folders_however_deep(tree: Tree, deep: Path):
+    tree.write("deep", b"ours", executable=False, modified_at=NOW)
+    assert deep.read_bytes() == b"ours"
+
+
+def test_what_lies_deep_and_wide_is_opened_once(tree: Tree, monkeypatch: pytest.MonkeyPatch):
+    far = tree.root.joinpath(*["d"] * 400)
+    far.mkdir(parents=True)
+    for number in range(300):
+        (far / str(number)).mkdir()
+    opened: list[object] = []
+    really = os.open
+
+    def counted(*args: Any, **named: Any) -> int:
+        opened.append(args)
+        return really(*args, **named)
+
+    monkeypatch.setattr(os, "open", counted)
+    tree.scan()
+    assert len(opened) < 2 * (400 + 300)
+
+
+@pytest.mark.parametrize("place", [".", "folder", "folder/inner"])
+@pytest.mark.parametrize("mode", [0o000, 0o300, 0o400])
+def test_files_in_a_locked_folder_are_not_taken_for_removed(place: str, mode: int):
+    def hides_and_takes() -> list[bool]:
+        tree.write("folder/inner/file", b"x", executable=False, modified_at=NOW)
+        (tree.root / place).chmod(mode)
+        hides = tree.scan().hides("folder/inner/file")
+        tree.write("folder/inner/file", b"y", executable=False, modified_at=NOW)
+        return [hides, tree.read("folder/inner/file", 10) is not None]
+
+    with ordinary_folder() as folder:
+        tree = Tree(folder, None)
+        assert as_ordinary_user(hides_and_takes) == [True, True]

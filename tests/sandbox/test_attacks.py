@@ -401,6 +401,27 @@ async def test_a_full_disk_stops_everything(small: Sandbox, folder: str):
     assert (await small.shell(f"rm {folder}/f*; echo after")).stdout == b"after\n"
 
 
+# Longer than any path may be.
+DEEP = "import os, time\nfor _ in range(90):\n    os.mkdir('d' * 50)\n    os.chdir('d' * 50)\n"
+LOCKED = "import os, time\nos.mkdir('locked')\nos.chdir('locked')\nos.chmod('.', 0o300)\n"
+
+
+@pytest.mark.parametrize("place", [DEEP, LOCKED], ids=["deep", "locked"])
+@pytest.mark.parametrize(
+    "fill",
+    [
+        "for i in range(1000):\n    open(f'f{i}', 'wb').write(bytes(3_000_000))\n"
+        "    time.sleep(0.02)",
+        "for i in range(4000): open(f'f{i}', 'w').close()",
+    ],
+    ids=["large", "many"],
+)
+async def test_no_place_hides_from_the_limit_of_the_disk(small: Sandbox, place: str, fill: str):
+    program = f"{place}{fill}\ntime.sleep(1000)"
+    done = await small.execute(["python3", "-c", program], timeout_s=30)
+    assert done.stopped == "disk"
+
+
 async def test_too_many_files_stop_everything(small: Sandbox):
     fill = "import itertools\nfor i in itertools.count(): open(f'f{i}', 'w').close()"
     done = await small.execute(["python3", "-c", fill], timeout_s=60)

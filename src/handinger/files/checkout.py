@@ -183,7 +183,7 @@ class Checkout:
                 read = self._tree.read(path, self._workspace.max_file_bytes)
             except FileError as error:
                 scan.leave_out(path, str(error))
-                scan.unreadable.append(path)
+                scan.unreadable.add(path)
                 read = None
             if read is None:
                 del scan.files[path]

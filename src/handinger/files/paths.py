@@ -10,7 +10,7 @@ from handinger.settings import Settings
 
 # Files there are the worker's own business, or came in from outside.
 UNPUBLISHED_FOLDERS = ("scratchpad", "inbox")
-_MAX_PATH_BYTES = 1024
+MAX_PATH_BYTES = 1024
 # What file systems allow; commands work on a real one.
 _MAX_NAME_BYTES = 255
 
@@ -38,8 +38,8 @@ def normalize(path: str) -> str:
         size = len(normal.encode())
     except UnicodeEncodeError as error:
         raise FileError("A path must be valid Unicode.") from error
-    if size > _MAX_PATH_BYTES:
-        raise FileError(f"A path may have at most {_MAX_PATH_BYTES} bytes.")
+    if size > MAX_PATH_BYTES:
+        raise FileError(f"A path may have at most {MAX_PATH_BYTES} bytes.")
     if any(len(part.encode()) > _MAX_NAME_BYTES for part in parts):
         raise FileError(f"A name in a path may have at most {_MAX_NAME_BYTES} bytes.")
     return normal

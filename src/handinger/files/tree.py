@@ -5,8 +5,8 @@ from the root one name at a time, and no link is ever followed.
 """
 
 import contextlib
+import errno
 import os
-import shutil
 import stat
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -14,15 +14,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from handinger.files.paths import FileError, normalize
+from handinger.files.paths import MAX_PATH_BYTES, FileError, normalize
+from handinger.sandbox import folders
+from handinger.sandbox.descent import Descent, open_folder
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A pipe or a device must not make the opener wait.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # A change this soon after another may leave the same time behind: clocks of files are coarse.
 _TICK_NS = 20_000_000
+# It is not there, or a link, or a socket.
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 _MAX_NAMED = 20
+_SHOWN = 80  # characters of a path that is too long
 
 
 class Stamp(NamedTuple):
@@ -54,14 +58,23 @@ class Scan:
     """What is there: regular files by path, and what cannot be kept."""
 
     files: dict[str, Stamp] = field(default_factory=dict[str, Stamp])
-    unreadable: list[str] = field(
-        default_factory=list[str]
-    )  # folders, and files, that hide what is in them
+    unreadable: set[str] = field(
+        default_factory=set[str]
+    )  # folders, and files, that hide what is in them; "" is the root
     left_out: list[str] = field(default_factory=list[str])  # "path: why", the first few
 
     def hides(self, path: str) -> bool:
         """Whether this file may be there, unseen."""
-        return any(path == it or path.startswith(it + "/") for it in self.unreadable)
+        if not self.unreadable:
+            return False
+        parts = path.split("/")
+        return any("/".join(parts[:count]) in self.unreadable for count in range(len(parts) + 1))
+
+    def hide(self, path: str, error: OSError) -> None:
+        """A folder or file that cannot be looked into; if it went away, it hides nothing."""
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            self.unreadable.add(path)
+            self.leave_out(path or ".", f"it cannot be read ({error.strerror or error})")
 
     def leave_out(self, path: str, why: str) -> None:
         if len(self.left_out) < _MAX_NAMED:
@@ -76,33 +89,29 @@ class Tree:
     uid: int | None
 
     def scan(self) -> Scan:
-        """Everything in it."""
+        """Everything in it whose path a file may have."""
         found = Scan()
-        waiting = [""]
-        while waiting:
-            folder = waiting.pop()
-            prefix = f"{folder}/" if folder else ""
-            try:
-                with self._folder(folder) as descriptor, os.scandir(descriptor) as entries:
-                    for entry in entries:
-                        # Thousands come through here, with every command.
-                        try:
-                            status = entry.stat(follow_symlinks=False)
-                        except OSError:
-                            continue  # It went away.
-                        if stat.S_ISREG(status.st_mode):
-                            found.files[prefix + entry.name] = Stamp.of(status)
-                        elif stat.S_ISDIR(status.st_mode):
-                            waiting.append(prefix + entry.name)
-                        else:
-                            is_link = stat.S_ISLNK(status.st_mode)
-                            why = "links are not kept" if is_link else "only files are kept"
-                            found.leave_out(prefix + entry.name, why)
-            except PermissionError:
-                found.unreadable.append(folder)
-                found.leave_out(folder, "the folder cannot be read")
-            except OSError:
-                continue  # It went away, or became something else.
+        try:
+            with Descent(self.root) as at:
+                prefixes = [""]
+                _scan_folder(at, "", found)
+                while (name := at.next()) is not None:
+                    del prefixes[at.depth + 1 :]
+                    path = prefixes[-1] + name
+                    if len(os.fsencode(path)) + len("/x") > MAX_PATH_BYTES:
+                        # Nor has the manifest any file there that could be missed.
+                        found.leave_out(path[:_SHOWN] + "...", "paths below it are too long")
+                        continue
+                    try:
+                        at.enter(name)
+                    except OSError as error:
+                        found.hide(path, error)
+                    else:
+                        prefixes.append(f"{path}/")
+                        _scan_folder(at, path, found)
+        except OSError as error:
+            # A folder was moved so that the walk lost its way.
+            found.hide("", error)
         return found
 
     def read(self, path: str, limit: int) -> tuple[bytes, Stamp] | None:
@@ -114,10 +123,10 @@ class Tree:
         try:
             with self._folder(folder) as parent:
                 descriptor = os.open(name, _FILE, dir_fd=parent)
-        except PermissionError as error:
-            raise FileError("it cannot be read") from error
-        except OSError:
-            return None
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
+            raise FileError(f"it cannot be read ({error.strerror})") from error
         with open(descriptor, "rb") as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
@@ -130,7 +139,7 @@ class Tree:
     def write(self, path: str, content: bytes, *, executable: bool, modified_at: datetime) -> Stamp:
         """Put a file there, in the place of whatever is there. Raises OSError."""
         folder, _, name = path.rpartition("/")
-        with self._folder(folder, make=True) as parent:
+        with self._folder(folder, make=True, unlock=True) as parent:
             self._clear(parent, name)
             descriptor = os.open(name, _NEW, 0o600, dir_fd=parent)
             with open(descriptor, "wb") as file:
@@ -147,7 +156,7 @@ class Tree:
         """Take a file away, and the folders that it leaves empty. Raises OSError."""
         folder, _, name = path.rpartition("/")
         try:
-            with self._folder(folder) as parent:
+            with self._folder(folder, unlock=True) as parent:
                 os.unlink(name, dir_fd=parent)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return
@@ -161,14 +170,14 @@ class Tree:
             folder = above
 
     @contextlib.contextmanager
-    def _folder(self, path: str, *, make: bool = False) -> Generator[int]:
+    def _folder(self, path: str, *, make: bool = False, unlock: bool = False) -> Generator[int]:
         """A folder, opened name by name. Raises OSError, also where a name is a link."""
-        descriptor = os.open(self.root, _FOLDER)
+        descriptor = open_folder(self.root, within=None, unlock=unlock)
         try:
             for name in path.split("/") if path else ():
                 try:
-                    inner = os.open(name, _FOLDER, dir_fd=descriptor)
-                except (FileNotFoundError, NotADirectoryError, OSError):
+                    inner = open_folder(name, within=descriptor, unlock=unlock)
+                except OSError:
                     if not make:
                         raise
                     inner = self._make_folder(descriptor, name)
@@ -184,7 +193,7 @@ class Tree:
             os.unlink(name, dir_fd=parent)
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o755, dir_fd=parent)
-        descriptor = os.open(name, _FOLDER, dir_fd=parent)
+        descriptor = open_folder(name, within=parent)
         if self.uid is not None:
             os.fchown(descriptor, self.uid, self.uid)
         return descriptor
@@ -196,7 +205,30 @@ class Tree:
             return
         except IsADirectoryError:
             # The manifest has a file here, so it has none below.
-            shutil.rmtree(name, dir_fd=parent)
+            folders.remove(Path(name), within=parent)
+
+
+def _scan_folder(at: Descent, path: str, found: Scan) -> None:
+    prefix = f"{path}/" if path else ""
+    try:
+        with os.scandir(at.descriptor) as entries:
+            for entry in entries:
+                # Thousands come through here, with every command.
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError as error:
+                    found.hide(prefix + entry.name, error)
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    found.files[prefix + entry.name] = Stamp.of(status)
+                elif stat.S_ISDIR(status.st_mode):
+                    at.wait([entry.name])
+                else:
+                    is_link = stat.S_ISLNK(status.st_mode)
+                    why = "links are not kept" if is_link else "only files are kept"
+                    found.leave_out(prefix + entry.name, why)
+    except OSError as error:
+        found.hide(path, error)
 
 
 def why_no_path(path: str) -> str | None:

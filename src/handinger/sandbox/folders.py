@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from handinger.sandbox.descent import unlock_tree
+
 logger = logging.getLogger(__name__)
 
 _LOCK = "lock"
@@ -86,17 +88,29 @@ class Folders:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder whatever was done to what is in it; logs what stays.
+    """Remove a folder whatever was done to what is in it; logs what stays."""
+    try:
+        remove(folder)
+    except OSError as error:
+        logger.warning("The folder %s could not be removed: %s", folder, error)
 
-    By programs, as trees may be deeper than a process may have files open.
+
+def remove(folder: Path, *, within: int | None = None) -> None:
+    """Remove a folder, of that name in the folder that is open as `within`. Raises OSError.
+
+    By a program, as trees may be deeper than a process may have files open.
     """
+    if within is not None:
+        folder = Path(f"/proc/self/fd/{within}", folder)
     with contextlib.suppress(FileNotFoundError):
         if os.geteuid() != 0:
             # A folder that its owner may not enter could not be emptied.
-            subprocess.run(
-                ["chmod", "-R", "u+rwX", "--", str(folder)], check=False, stderr=subprocess.DEVNULL
-            )
-        done = subprocess.run(["rm", "-rf", "--", str(folder)], check=False, capture_output=True)
+            unlock_tree(folder)
+        done = subprocess.run(
+            ["rm", "-rf", "--", str(folder)],
+            check=False,
+            capture_output=True,
+            pass_fds=() if within is None else (within,),
+        )
         if done.returncode != 0:
-            said = done.stderr.decode(errors="replace").strip()[-500:]
-            logger.warning("The folder %s could not be removed: %s", folder, said)
+            raise OSError(done.stderr.decode(errors="replace").strip()[-500:])

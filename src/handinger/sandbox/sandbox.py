@@ -5,10 +5,13 @@ import contextlib
 import logging
 import os
 import secrets
+import stat
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from handinger.sandbox.descent import Descent
 from handinger.sandbox.folders import PASSAGE, Folders, remove_tree
 from handinger.sandbox.limits import Limits
 from handinger.sandbox.process import Execution, Host, SandboxError, SandboxProcess, StopReason
@@ -119,37 +122,60 @@ class Sandbox:
     def _fits(self) -> bool:
         room_bytes, room_entries = self._limits.disk_bytes, self._limits.disk_entries
         for folder in (self.workspace, self._temporary):
-            used = _usage(folder, room_bytes, room_entries)
+            used = usage(folder, room_bytes, room_entries)
             if used is None:
                 return False
             room_bytes, room_entries = room_bytes - used[0], room_entries - used[1]
         return True
 
 
-def _usage(folder: Path, room_bytes: int, room_entries: int) -> tuple[int, int] | None:
+def usage(folder: Path, room_bytes: int, room_entries: int) -> tuple[int, int] | None:
     """Bytes on disk and entries under a folder; None if they are more than that.
 
-    It enters no link and counts what it can see: a folder that hides its files from us is found by
-    who removes it.
+    Also what cannot be counted is too much, or to hide it would be to have it for nothing. It ends
+    with the first entry that is too many, however they lie.
     """
-    total, entries = 0, 0
-    waiting = [os.fspath(folder)]
-    while waiting:
-        try:
-            with os.scandir(waiting.pop()) as scan:
-                for entry in scan:
-                    entries += 1
-                    try:
-                        total += entry.stat(follow_symlinks=False).st_blocks * 512
-                        if entry.is_dir(follow_symlinks=False):
-                            waiting.append(entry.path)
-                    except OSError:
-                        continue  # Gone meanwhile.
-                    if total > room_bytes or entries > room_entries:
-                        return None
-        except OSError:
-            continue
-    return total, entries
+    counted = _Counted(room_bytes, room_entries)
+    try:
+        with Descent(folder, unlock=True) as at:
+            at.wait(counted.add(at.descriptor))
+            while (name := at.next()) is not None:
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    at.enter(name)
+                    at.wait(counted.add(at.descriptor))
+    except _TooMuch:
+        return None
+    except OSError as error:
+        logger.info("The disk of a sandbox cannot be counted, and is taken for full: %s", error)
+        return None
+    return counted.bytes, counted.entries
+
+
+class _TooMuch(Exception):
+    """More than there may be."""
+
+
+@dataclass(slots=True)
+class _Counted:
+    room_bytes: int
+    room_entries: int
+    bytes: int = 0
+    entries: int = 0
+
+    def add(self, folder: int) -> list[str]:
+        """What is in a folder; the folders among that. Raises _TooMuch, OSError."""
+        inner: list[str] = []
+        with os.scandir(folder) as scan:
+            for entry in scan:
+                self.entries += 1
+                with contextlib.suppress(FileNotFoundError):
+                    found = entry.stat(follow_symlinks=False)
+                    self.bytes += found.st_blocks * 512
+                    if stat.S_ISDIR(found.st_mode):
+                        inner.append(entry.name)
+                if self.bytes > self.room_bytes or self.entries > self.room_entries:
+                    raise _TooMuch
+        return inner
 
 
 class Sandboxes:
