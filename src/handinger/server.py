@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from handinger import ids, jobs, keys, metrics, prices
+from handinger import dashboard, ids, jobs, keys, metrics, prices
 from handinger._version import __version__
 from handinger.agent import model as models
 from handinger.agent import runner as runners
@@ -253,6 +253,7 @@ def describe_app() -> FastAPI:
 def create_app(services: Services) -> ASGIApp:
     """The whole HTTP surface: a request passes the middleware from left to right."""
     app = describe_app()
+    app.include_router(dashboard.make_router(services.settings))
     app.state.services = services
     return RequestId(Measured(RefuseWhileDraining(app, services)))
 

@@ -3,12 +3,13 @@
 import json
 import socket
 import time
+from typing import Any
 
 import httpx2
 import pytest
 
 from tests.contract.conftest import Connect, StartServer
-from tests.contract.wire import check_worker, worker_in
+from tests.contract.wire import check_error, check_worker, worker_in
 from tests.contract.world import Api, Scripted, Scripts
 
 pytestmark = pytest.mark.slow
@@ -50,17 +51,35 @@ def _chunks(answer: bytes) -> tuple[bytes, list[bytes]]:
     return head, chunks
 
 
+def _running(api: Api) -> list[dict[str, Any]]:
+    return api.client.get("/api/workers?status=running").json()["workers"]
+
+
+def _worker_of(api: Api, instruction: Scripted) -> str:
+    (found,) = [
+        worker["id"]
+        for worker in _running(api)
+        if api.turns(worker["id"])[0]["input"] == instruction.input
+    ]
+    return found
+
+
 def test_white_space_comes_from_20_s_on_and_a_shutdown_cuts_it_so_that_a_retry_joins(
     new_server: StartServer, connect: Connect, scripts: Scripts
 ):
-    """One test for both, as each takes these 20 seconds."""
+    """One test for all of it, as each takes these 20 seconds."""
     server = new_server("patient", {})
     api = connect(server, server.key)
     answered, cut_off = scripts.held("at last"), scripts.held("after all")
+    deleted = scripts.held("never")
     began = time.monotonic()
-    with _send(api, answered) as first, _send(api, cut_off) as second:
-        answered.wait_for(1)
-        cut_off.wait_for(1)
+    with (
+        _send(api, answered) as first,
+        _send(api, cut_off) as second,
+        _send(api, deleted) as third,
+    ):
+        for instruction in (answered, cut_off, deleted):
+            instruction.wait_for(1)
         # Nothing comes until then, not even the status; then it does.
         start = first.recv(1, socket.MSG_PEEK)
         assert start == b"H"
@@ -79,6 +98,19 @@ def test_white_space_comes_from_20_s_on_and_a_shutdown_cuts_it_so_that_a_retry_j
         worker = json.loads(b"".join(chunks))
         check_worker(worker)
         assert worker["output_text"] == "at last"
+
+        # A worker that is deleted meanwhile was cancelled first; or it is gone already.
+        assert third.recv(1, socket.MSG_PEEK) == b"H"
+        (worker_id,) = {found["id"] for found in _running(api)} - {_worker_of(api, cut_off)}
+        assert api.client.delete(f"/api/workers/{worker_id}").status_code == 200
+        head, chunks = _chunks(_read_all(third))
+        assert f"x-handinger-worker-id: {worker_id}".encode() in head.lower()
+        told = json.loads(b"".join(chunks))
+        if "code" in told:
+            assert worker_id in check_error(told, 200, "not_found")["error"]
+        else:
+            check_worker(told)
+            assert told["incomplete_details"] == {"reason": "cancelled"}
 
         assert server.terminate() == 0
         # Cut in the middle: no client takes it for an answer.

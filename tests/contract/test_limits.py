@@ -3,7 +3,9 @@
 import asyncio
 import json
 import re
+import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -54,6 +56,21 @@ def test_a_larger_body_without_a_length_is_413_too(narrow_api: Api):
     error_in(answer, 413, "body_too_large")
 
 
+def _keyed_requests(text: str) -> list[dict[str, Any]]:
+    """The same instruction in both forms, each with a key of its own."""
+    forms: list[dict[str, Any]] = [
+        {"json": {"input": text}},
+        {"data": {"input": text}, "files": {"files": ("note.txt", b"note", "text/plain")}},
+    ]
+    return [
+        {
+            **form,
+            "headers": {"Prefer": "respond-async", "Idempotency-Key": str(uuid.uuid4())},
+        }
+        for form in forms
+    ]
+
+
 def test_a_full_queue_is_503_with_the_time_to_come_back(narrow_api: Api, scripts: Scripts):
     """The server runs one turn and lets three wait, of whatever worker."""
     holding = scripts.held()
@@ -61,6 +78,9 @@ def test_a_full_queue_is_503_with_the_time_to_come_back(narrow_api: Api, scripts
     holding.wait_for(1)
     quick = scripts(Step(text="x"))
     started += [narrow_api.start(quick) for _ in range(3)]
+    keyed = _keyed_requests(quick.input)
+    first = [narrow_api.client.post("/api/workers", **request) for request in keyed]
+    started += [answer.json() for answer in first]
 
     def refused() -> httpx2.Response | None:
         answer = narrow_api.client.post("/api/workers", content=b"{", headers=JSON)
@@ -80,8 +100,15 @@ def test_a_full_queue_is_503_with_the_time_to_come_back(narrow_api: Api, scripts
     assert int(answer.headers["retry-after"]) >= 1
     continued = narrow_api.go_on(started[0]["id"], quick)
     error_in(continued, 503, "unavailable")
-    # What needs no turn is answered all the same.
+    # What needs no turn, or has its turn already, is answered all the same.
     assert narrow_api.client.get("/api/workers").status_code == 200
+    for request, made in zip(keyed, first, strict=True):
+        again = narrow_api.client.post("/api/workers", **request)
+        assert again.status_code == 202
+        assert again.headers["x-handinger-turn-id"] == made.headers["x-handinger-turn-id"]
+        headers = {**request["headers"], "Idempotency-Key": str(uuid.uuid4())}
+        new: dict[str, Any] = {**request, "headers": headers}
+        error_in(narrow_api.client.post("/api/workers", **new), 503, "unavailable")
 
     holding.open()
     for worker in started:

@@ -4,6 +4,7 @@ import http.client
 import json
 import threading
 import uuid
+from collections.abc import Callable
 from contextlib import closing
 
 import httpx2
@@ -48,13 +49,24 @@ def _delivered(database: psycopg.Connection, turn_id: str) -> bool:
     return row[0]
 
 
-def _hang_up_on(api: Api, path: str, body: dict[str, object], *, headers: dict[str, str]) -> None:
-    """Send a request, and be gone as soon as it is read."""
+def _hang_up_on(
+    api: Api,
+    path: str,
+    body: dict[str, object],
+    *,
+    headers: dict[str, str],
+    once: Callable[[], bool] | None = None,
+) -> None:
+    """Send a request, and be gone as soon as it is read, or something else is true."""
+
+    def is_read() -> bool:
+        return api.client.get("/api/workers?limit=1").json()["workers"][0]["running"]
+
     with closing(http.client.HTTPConnection("127.0.0.1", api.server.port, timeout=20)) as client:
         sent = {"Authorization": f"Bearer {api.key}", "Content-Type": "application/json", **headers}
         # The same bytes that the client library would send.
         client.request("POST", path, json.dumps(body, separators=(",", ":")), sent)
-        wait_until(lambda: api.client.get("/api/workers?limit=1").json()["workers"][0]["running"])
+        wait_until(once or is_read)
 
 
 # With a key
@@ -287,6 +299,49 @@ def test_a_retry_does_not_join_a_request_whose_answer_was_delivered(
     assert _ids(second)[0] != _ids(first)[0]
     api.wait_until_idle(_ids(second)[0])
     assert len(instruction.requests) == 2
+
+
+@pytest.mark.parametrize("made", ["turn", "schedule"])
+def test_an_answer_at_once_that_nobody_stayed_for_was_not_delivered(
+    api: Api, scripts: Scripts, database: psycopg.Connection, made: str
+):
+    path = "/api/workers/" + worker_in(api.create(scripts(Step(text="x"))))["id"]
+    body: dict[str, object] = {"input": scripts(Step(text="once"), after_last="repeat").input}
+    if made == "schedule":
+        path += "/schedules"
+        body["when"] = {"type": "delayed", "delayInSeconds": 3600}
+    headers = {"Prefer": "respond-async"}
+    with database.transaction():
+        # The request waits for this, and its client does not.
+        database.execute(f"LOCK TABLE {made}s IN SHARE ROW EXCLUSIVE MODE".encode())
+        _hang_up_on(api, path, body, headers=headers, once=lambda: _waits(database, made))
+    _note_what_is_delivered(api, scripts, database)
+    again = _post(api, path, {**headers, **RETRY}, **body)
+    if made == "turn":
+        assert again.status_code == 202
+        assert [turn["id"] for turn in api.turns(_ids(again)[0])][1:] == [_ids(again)[1]]
+        api.wait_until_idle(_ids(again)[0])
+    else:
+        (listed,) = api.client.get(path).json()["schedules"]
+        assert again.json()["id"] == listed["id"]
+
+
+def _waits(database: psycopg.Connection, made: str) -> bool:
+    """Whether a request is about to make it, and waits for a lock."""
+    statement = "INSERT INTO turns" if made == "turn" else "DELETE FROM schedules"
+    database.execute("SELECT pg_stat_clear_snapshot()")
+    asked = database.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s",
+        [f"%{statement}%"],
+    ).fetchone()
+    assert asked is not None
+    return asked[0] > 0
+
+
+def _note_what_is_delivered(api: Api, scripts: Scripts, database: psycopg.Connection) -> None:
+    """Deliveries are noted in order, a moment later; so wait for that of another request."""
+    other = _post(api, "/api/workers", {}, input=scripts(Step(text="x")).input)
+    wait_until(lambda: _delivered(database, _ids(other)[1]))
 
 
 def test_a_retry_joins_for_ten_minutes(api: Api, scripts: Scripts, database: psycopg.Connection):

@@ -2,6 +2,7 @@
 
 import time
 
+import httpx2
 import psycopg
 import pytest
 
@@ -10,6 +11,7 @@ from tests.contract.wire import (
     check_never_smaller,
     check_sums,
     check_worker,
+    error_in,
     turn_in,
     worker_in,
     workers_in,
@@ -296,3 +298,23 @@ def test_the_invariants_hold_at_every_moment_of_a_turn(api: Api, scripts: Script
     assert ended["usage"]["steps"] == 5
     assert ended["usage"]["totalTokens"] == 75
     assert ended["output_text"] == "afterwards"
+
+
+def test_the_url_of_a_worker_leads_to_a_page_that_says_how_to_read_it(api: Api, scripts: Scripts):
+    worker = worker_in(api.create(scripts(Step(text="A secret."))))
+    page = httpx2.get(worker["url"])
+    assert page.status_code == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    assert f"handinger workers retrieve {worker['id']}" in page.text
+    assert f"{api.server.base_url}/api/workers/{worker['id']}" in page.text
+    assert "A secret." not in page.text
+    # It tells nobody which workers there are.
+    other = worker["id"][:-4] + "0000"
+    unknown = httpx2.get(worker["url"].replace(worker["id"], other))
+    assert unknown.text == page.text.replace(worker["id"], other)
+
+
+@pytest.mark.parametrize("worker_id", ["x", "wrk_", "<script>", "wrk_%3Cscript%3E"])
+def test_the_page_of_what_can_be_no_worker_is_not_found(api: Api, worker_id: str):
+    error_in(httpx2.get(f"{api.server.base_url}/workers/{worker_id}"), 404, "not_found")

@@ -237,6 +237,10 @@ def error_in(response: httpx2.Response, status: int, code: str | None = None) ->
     assert response.status_code == status, response.text[:500]
     assert response.headers["content-type"] == "application/json"
     assert response.headers["x-request-id"]
+    # A client that retries a conflict by itself would only meet it again.
+    assert response.headers.get("x-should-retry") == ("false" if status == 409 else None)
+    if status in (429, 503):
+        assert int(response.headers["retry-after"]) >= 1
     return check_error(cast(Json, response.json()), status, code)
 
 

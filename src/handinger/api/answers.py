@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from handinger import attachments, workers
 from handinger.api import sse
+from handinger.api.delivery import CountedAnswer, Gone, hanging_up
 from handinger.api.deps import Services
 from handinger.api.errors import request_error_response
 from handinger.errors import NotFound, Unavailable
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 # From here on a blocking answer begins with white space, so that nothing between takes it for dead.
 _KEEP_ALIVE_AFTER_S = 20.0
 _KEEP_ALIVE_INTERVAL_S = 10.0
-_PIECE_BYTES = 64 * 1024
 
 SHUTTING_DOWN = "The server is shutting down; send this again and it goes on where it was."
 
@@ -42,11 +42,6 @@ async def run_turn(
     accepting: Callable[[NewTurn], Awaitable[Accepted]],
 ) -> Response:
     """Accept a turn, or join it, and answer as the request wants it."""
-    if services.queue_is_full():
-        raise Unavailable(
-            "Too many turns wait on this server (HANDINGER_MAX_QUEUED_TURNS); try again later.",
-            retry_after_s=5,
-        )
     async with contextlib.AsyncExitStack() as stack:
         live = await stack.enter_async_context(
             services.hub.follow(_new_story(turn), reads=stream, new=True)
@@ -61,10 +56,7 @@ async def run_turn(
             "X-Handinger-Turn-Id": accepted.turn_id,
         }
         if _responds_async(request):
-            answer = await _at_once(reader, accepted, headers)
-            if not await request.is_disconnected():
-                services.deliveries.note(accepted.turn_id)
-            return answer
+            return await _at_once(reader, accepted, headers)
         if accepted.joined:
             await stack.aclose()
             joined = await _joined_story(reader, accepted)
@@ -102,7 +94,8 @@ async def _at_once(reader: sse.Reader, accepted: Accepted, headers: dict[str, st
     )
     body = workers.wire(view, reader.services.settings)
     headers = {**headers, "Preference-Applied": "respond-async"}
-    return Response(body, 202, headers=headers, media_type="application/json")
+    deliveries = reader.services.deliveries
+    return CountedAnswer(body, deliveries, accepted.turn_id, status=202, headers=headers)
 
 
 async def _joined_story(reader: sse.Reader, accepted: Accepted) -> Story:
@@ -132,7 +125,7 @@ async def _turn_events(
             reader.services.deliveries.note(live.story.turn_id)
 
 
-class BlockingAnswer(Response):
+class BlockingAnswer(CountedAnswer):
     """The worker as JSON, once the turn has ended; white space keeps the connection until then."""
 
     def __init__(
@@ -142,27 +135,21 @@ class BlockingAnswer(Response):
         live: LiveTurn,
         headers: dict[str, str],
     ) -> None:
-        super().__init__(None, headers=headers, media_type="application/json")
+        super().__init__(None, reader.services.deliveries, live.story.turn_id, headers=headers)
         del self.headers["content-length"]
         self._held = held
         self._reader = reader
         self._live = live
-        self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, unless the client hangs up first; the turn goes on either way."""
-        async with self._held:
-            gone = asyncio.ensure_future(_disconnected(receive))
-            try:
-                if not await self._wait_for_end(gone, send):
-                    await self._give_up(gone, scope, receive, send)
-                    return
-                if await self._finish(gone, send):
-                    self._reader.services.deliveries.note(self._live.story.turn_id)
-            finally:
-                gone.cancel()
+        async with self._held, hanging_up(receive) as gone:
+            if await self._wait_for_end(gone, send):
+                await self._deliver(await self._told(), gone, send)
+            else:
+                await self._give_up(gone, scope, receive, send)
 
-    async def _wait_for_end(self, gone: "asyncio.Future[None]", send: Send) -> bool:
+    async def _wait_for_end(self, gone: Gone, send: Send) -> bool:
         draining = self._reader.services.draining
         ended = asyncio.ensure_future(self._live.wait_for_end())
         stopped = asyncio.ensure_future(draining.wait())
@@ -186,42 +173,11 @@ class BlockingAnswer(Response):
             ended.cancel()
             stopped.cancel()
 
-    async def _begin(self, send: Send) -> None:
-        if not self._begun:
-            self._begun = True
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": self.status_code,
-                    "headers": self.raw_headers,
-                }
-            )
-
-    async def _finish(self, gone: "asyncio.Future[None]", send: Send) -> bool:
-        """Send the worker; whether it went out in full.
-
-        In pieces, each sent when the connection has taken most of those before it, so that a client
-        that hangs up in the middle is noticed.
-        """
-        body = await self._body()
-        if not self._begun:
-            self.headers["content-length"] = str(len(body))
-        await self._begin(send)
-        for start in range(0, len(body), _PIECE_BYTES):
-            if gone.done():
-                return False
-            piece = body[start : start + _PIECE_BYTES]
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        if gone.done():
-            return False
-        await send({"type": "http.response.body", "body": b""})
-        return True
-
-    async def _body(self) -> bytes:
+    async def _told(self) -> bytes:
         try:
             view = await self._view()
         except NotFound as error:
-            if not self._begun:
+            if not self._has_begun:
                 raise
             # Deleted while its answer was awaited; the status is told already.
             return workers.dump({"error": error.message, "code": error.code}).encode()
@@ -236,20 +192,13 @@ class BlockingAnswer(Response):
             with_messages=self._reader.with_messages,
         )
 
-    async def _give_up(
-        self, gone: "asyncio.Future[None]", scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _give_up(self, gone: Gone, scope: Scope, receive: Receive, send: Send) -> None:
         if gone.done():
             return
-        if not self._begun:
+        if not self._has_begun:
             refusal = request_error_response(Unavailable(SHUTTING_DOWN, retry_after_s=1))
             for name in ("X-Handinger-Worker-Id", "X-Handinger-Turn-Id"):
                 refusal.headers[name] = self.headers[name]
             await refusal(scope, receive, send)
         # Else the answer has begun as a 200: returning without its end cuts the connection, so that
         # the client notices, sends the request again, and joins.
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

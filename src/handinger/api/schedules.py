@@ -3,10 +3,10 @@
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from handinger import workers
+from handinger.api.delivery import CountedAnswer
 from handinger.api.deps import (
     CallerDep,
     ScheduleIdDep,
@@ -73,9 +73,7 @@ async def create_schedule(
         NewSchedule(worker_id, body.input, body.budget, body.when, created_by="api"),
         request=request_identity(request, caller, sent),
     )
-    answer = _answer(schedule)
-    answer.background = BackgroundTask(services.deliveries.note, schedule_id)
-    return answer
+    return CountedAnswer(workers.dump(schedule), services.deliveries, schedule_id)
 
 
 @router.get(

@@ -44,6 +44,11 @@ class Sent(Generic[Instruction]):
     files: tuple[IncomingFile | LinkedFile, ...]
     is_multipart: bool
 
+    @property
+    def has_links(self) -> bool:
+        """Whether a file of it has to be fetched first."""
+        return any(isinstance(file, LinkedFile) for file in self.files)
+
     def identity(self, attached: tuple[Attachment, ...]) -> dict[str, Any]:
         """What another request must have in common to be the same one.
 

@@ -16,7 +16,6 @@ from handinger.api.deps import (
     request_identity,
 )
 from handinger.api.description import body_of
-from handinger.api.links import LinkedFile
 from handinger.api.models import (
     Deleted,
     Error,
@@ -29,7 +28,7 @@ from handinger.api.models import (
 )
 from handinger.api.pages import PageDep
 from handinger.attachments import Attachment
-from handinger.errors import InvalidInput
+from handinger.errors import InvalidInput, Unavailable
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.story import Place
 from handinger.turns import accept, cancelling, reading
@@ -211,10 +210,17 @@ async def _prepare(
     worker_id: WorkerId,
     sent: uploads.Sent[Any],
 ) -> tuple[NewTurn, RequestIdentity]:
-    """The turn that a request asks for, its files stored, and what makes the request unique."""
-    repeated = await _repeated(request, services, caller, sent)
+    """The turn that a request asks for, its files stored, and what makes the request unique.
+
+    A full queue takes no new turn, but a request that has its turn already is answered, and nothing
+    is fetched for it again. Raises Unavailable.
+    """
+    is_full = services.queue_is_full()
+    identity = None if sent.is_multipart else request_identity(request, caller, sent.fields)
+    if identity is not None and (is_full or sent.has_links):
+        identity = await _recognized(services, caller, identity, must_be=is_full)
     attached: tuple[Attachment, ...] = ()
-    if repeated is None:
+    if identity is None or identity.made is None:
         async with links.fetched(services.fetcher, services.settings, sent.files) as incoming:
             attached = await attachments.attach(
                 services.database,
@@ -224,20 +230,26 @@ async def _prepare(
                 worker_id,
                 incoming,
             )
+    if identity is None:
+        # What a multipart body says is known once its files are read.
+        identity = request_identity(request, caller, sent.identity(attached))
+        if is_full:
+            identity = await _recognized(services, caller, identity, must_be=True)
     instruction = Instruction(sent.body.input, sent.body.budget, "api", attached)
-    identity = repeated or request_identity(request, caller, sent.identity(attached))
     return NewTurn.of(worker_id, instruction), identity
 
 
-async def _repeated(
-    request: Request, services: ServicesDep, caller: CallerDep, sent: uploads.Sent[Any]
-) -> RequestIdentity | None:
-    """The identity of a request that has a turn already, so that nothing is fetched for it."""
-    if not any(isinstance(file, LinkedFile) for file in sent.files):
-        return None
-    identity = request_identity(request, caller, sent.identity(()))
+async def _recognized(
+    services: ServicesDep, caller: CallerDep, identity: RequestIdentity, *, must_be: bool
+) -> RequestIdentity:
+    """With the turn that the request has made already, if it has. Raises Unavailable."""
     made = await accept.find_joined(services.database, caller.organization_id, identity)
-    return replace(identity, made=made) if made else None
+    if made is None and must_be:
+        raise Unavailable(
+            "Too many turns wait on this server (HANDINGER_MAX_QUEUED_TURNS); try again later.",
+            retry_after_s=5,
+        )
+    return replace(identity, made=made)
 
 
 @router.get(
