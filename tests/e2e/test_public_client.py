@@ -1,6 +1,7 @@
 """The published Python client of this API works against this server, unchanged."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,11 @@ def test_the_published_client_does_all_that_it_can(client_python: Path, tmp_path
         call = ToolCall("write_file", {"path": "haiku.md", "content": "An old silent pond"})
         model.script("haiku", [Step(tool_calls=[call]), Step(text="It is in haiku.md.")])
         model.script("more", [Step(text="A frog jumps in.")])
-        server = HandingerServer(tmp_path / "data", model_url=model.base_url)
+        server = HandingerServer(
+            tmp_path / "data",
+            model_url=model.base_url,
+            environment={"HANDINGER_EMAIL_DOMAIN": "workers.example.org"},
+        )
         try:
             server.start()
             seen = json.loads(
@@ -41,7 +46,8 @@ def test_the_published_client_does_all_that_it_can(client_python: Path, tmp_path
                     [client_python, SCRIPT, server.base_url, server.key],
                     check=True,
                     capture_output=True,
-                    timeout=60,
+                    timeout=120,
+                    cwd=tmp_path,
                 ).stdout
             )
         finally:
@@ -55,7 +61,15 @@ def test_the_published_client_does_all_that_it_can(client_python: Path, tmp_path
     assert seen["continued"]["output_text"] == "A frog jumps in."
     assert len(seen["continued"]["messages"]) == 4
     assert seen["file"] == "An old silent pond"
-    assert seen["missing"] == "NotFoundError"
+    # This client gives texts as they came, and the address comes as JSON.
+    assert re.fullmatch(r"worker\+\w+@workers\.example\.org", json.loads(seen["email"]))
+    assert seen["errors"] == [
+        "NotFoundError",
+        "UnprocessableEntityError",
+        "AuthenticationError",
+        "NotFoundError",
+        "NotFoundError",
+    ]
     assert [update["type"] for update in seen["updates"]] == ["data-message"] * 4 + ["data-worker"]
     assert seen["updates"][-1]["data"]["output_text"] == "A frog jumps in."
 
@@ -69,3 +83,19 @@ def test_the_published_client_does_all_that_it_can(client_python: Path, tmp_path
     assert listed["schedules"] == sorted(made, key=lambda one: one["nextRunAt"])
     assert schedules["cancelled"] == [True] * 4
     assert schedules["left"] == 0
+
+    assert seen["raw"]["parsed"][:4] == ["Worker", "Worker", "Worker", "str"]
+    assert len(seen["raw"]["parsed"]) == 8
+    assert seen["raw"]["named"]
+    streamed = seen["streamed"]
+    assert (streamed["created"][0], streamed["created"][-2:]) == (
+        "start",
+        ["data-worker", "finish"],
+    )
+    assert (streamed["continued"], streamed["copy"]) == ("finish", "An old silent pond")
+
+    other = seen["async"]
+    assert other["texts"] == ["It is in haiku.md.", "A frog jumps in.", "A frog jumps in."]
+    assert (other["updates"], other["file"]) == (5, "An old silent pond")
+    assert json.loads(other["email"]).endswith("@workers.example.org")
+    assert other["schedules"] == [True, True]

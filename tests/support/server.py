@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +30,7 @@ class HandingerServer:
     """One `handinger serve`. Several may share a database by `database_url`.
 
     With `preload`, its process begins with all modules imported, and with a call of `prepare`; else
-    it is started as a person starts it, which takes seconds more.
+    it is started as a person starts it, by this `command`, which takes seconds more.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class HandingerServer:
         environment: Mapping[str, str] | None = None,
         preload: bool = True,
         prepare: Callable[[], None] = preloaded.nothing,
+        command: Sequence[str] = (sys.executable, "-m", "handinger"),
     ) -> None:
         self.data_dir = data_dir
         self.key = key or "hdg_live_" + secrets.token_urlsafe(32)
@@ -52,6 +53,7 @@ class HandingerServer:
         self._process: _Process | None = None
         self._preload = preload
         self._prepare = prepare
+        self._command = command
         # Only what is named here: no provider's key of the person who runs the tests. A change is
         # for the next start.
         self.environment = {
@@ -92,7 +94,7 @@ class HandingerServer:
             self._prepare,
         )
         self.log_path.touch()
-        self._process = _Forked(command) if self._preload else _Executed(command)
+        self._process = _Forked(command) if self._preload else _Executed(command, self._command)
         if wait:
             self.wait_until_healthy()
         return self
@@ -162,10 +164,10 @@ class _Process(Protocol):
 class _Executed:
     """As a person starts it."""
 
-    def __init__(self, command: preloaded.Command) -> None:
+    def __init__(self, command: preloaded.Command, program: Sequence[str]) -> None:
         with command.log.open("ab") as written:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "handinger", *command.arguments],
+                [*program, *command.arguments],
                 env=command.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=written,
