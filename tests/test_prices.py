@@ -69,6 +69,79 @@ def test_a_call_costs_what_genai_prices_says(model: str, usage: dict[str, int]) 
     )
 
 
+# As the providers list them, in USD per million tokens, and summed up here without any library.
+@pytest.mark.parametrize(
+    ("model", "usage", "parts"),
+    [
+        # Tokens of five minutes and of an hour in the cache are part of what was written.
+        (
+            "anthropic:claude-opus-4-1",
+            {
+                "input_tokens": 10_000,
+                "cache_read_tokens": 2000,
+                "cache_write_tokens": 5000,
+                "cache_write_1h_tokens": 1000,
+                "output_tokens": 50,
+            },
+            [(3000, "15"), (2000, "1.5"), (4000, "18.75"), (1000, "30"), (50, "75")],
+        ),
+        (
+            "anthropic:claude-haiku-4-5",
+            {"input_tokens": 700, "output_tokens": 30},
+            [(700, "1"), (30, "5")],
+        ),
+        # Beyond a size, all tokens cost what the tier says.
+        (
+            "anthropic:claude-sonnet-4-5",
+            {"input_tokens": 200_001, "cache_read_tokens": 1, "output_tokens": 10},
+            [(200_000, "6"), (1, "0.6"), (10, "22.5")],
+        ),
+        (
+            "google:gemini-2.5-pro",
+            {"input_tokens": 200_000, "output_tokens": 10},
+            [(200_000, "1.25"), (10, "10")],
+        ),
+        # Sound has a price of its own; a picture's tokens are input like any other.
+        (
+            "google:gemini-2.5-flash",
+            {"input_tokens": 5000, "input_audio_tokens": 2000, "output_tokens": 10},
+            [(3000, "0.3"), (2000, "1"), (10, "2.5")],
+        ),
+        # Reasoning is answered, and billed as what is answered.
+        (
+            "openai:gpt-5",
+            {"input_tokens": 900, "output_tokens": 3000, "output_reasoning_tokens": 2500},
+            [(900, "1.25"), (3000, "10")],
+        ),
+        (
+            "openai-chat:gpt-4o",
+            {"input_tokens": 1200, "cache_read_tokens": 1024, "output_tokens": 5},
+            [(176, "2.5"), (1024, "1.25"), (5, "10")],
+        ),
+        (
+            "openai-chat:gpt-4.1-mini",
+            {"input_tokens": 33, "output_tokens": 44},
+            [(33, "0.4"), (44, "1.6")],
+        ),
+        (
+            "groq:llama-3.3-70b-versatile",
+            {"input_tokens": 4096, "output_tokens": 512},
+            [(4096, "0.59"), (512, "0.79")],
+        ),
+        (
+            "groq:llama-3.1-8b-instant",
+            {"input_tokens": 100, "output_tokens": 100},
+            [(100, "0.05"), (100, "0.08")],
+        ),
+    ],
+)
+def test_a_call_costs_what_its_provider_lists(
+    model: str, usage: dict[str, int], parts: list[tuple[int, str]]
+) -> None:
+    expected_nano = sum(count * Decimal(listed) * 1000 for count, listed in parts)
+    assert _price(model).cost_nano(usage, at=NOW) == expected_nano
+
+
 _RATES = {
     "input": "3",
     "output": "15",

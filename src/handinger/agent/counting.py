@@ -64,7 +64,7 @@ class Counter:
     async def count(self, request: ModelRequestContext) -> int | None:
         """How many tokens the request has; None if the provider does not say."""
         how = ModelSettings(**(request.model_settings or {}))
-        how["timeout"] = _TIMEOUT_S
+        how |= ModelSettings(timeout=_TIMEOUT_S, max_retries=0)
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 usage = await request.model.count_tokens(
