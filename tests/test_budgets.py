@@ -1,6 +1,6 @@
 """Caps and sums of a turn."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from handinger import budgets, settings
 from handinger.budgets import Allowance, Spending
+from handinger.budgets.spending import COLUMNS, each_column
 from handinger.settings import BudgetLimits
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -79,3 +80,8 @@ def test_a_credit_is_worth_what_the_setting_says_and_is_never_split(
     half_a_dollar = settings.load().nano_per_credit
     told = [Spending(tool_cost_nano=nano).credits(half_a_dollar) for nano in (0, 1, 500_000_001)]
     assert told == [0, 1, 2]
+
+
+def test_spending_is_read_from_its_columns_in_the_order_of_its_fields():
+    assert [field.name for field in fields(Spending)] == list(COLUMNS)
+    assert each_column("t.@").startswith("t.steps, t.input_tokens, ")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from handinger import attachments, engine, files, story
 from handinger.attachments import Attachment
 from handinger.budgets import Spending, ledger
+from handinger.budgets.spending import each_column
 from handinger.errors import NotFound
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.settings import Settings
@@ -77,11 +78,12 @@ class _WorkerRow:
     said: list[tuple[TurnId, Status, str, str, str | None, str, str, str | None]]
 
 
-_SELECT = """
+_SELECT = (
+    """
 SELECT w.id, w.created_at, w.metadata, w.model, w.credits, w.duration_ms,
-    ARRAY[w.steps, w.input_tokens, w.output_tokens, w.reasoning_tokens, w.cache_read_tokens,
-        w.cache_write_tokens, w.model_cost_nano, w.tool_cost_nano, w.sandbox_cost_nano,
-        w.internal_cost_nano] AS spending,
+    ARRAY["""
+    + each_column("w.@")
+    + """] AS spending,
     unended.*, latest.*,
     (SELECT coalesce(json_agg(json_build_array(f.path, f.media_type, f.size) ORDER BY f.path), '[]')
         FROM files f WHERE f.organization_id = %(organization_id)s AND f.worker_id = w.id
@@ -101,12 +103,9 @@ CROSS JOIN LATERAL (
     SELECT coalesce(bool_or(t.status = 'running'), false) AS any_running,
         coalesce(bool_or(t.status = 'pending'), false) AS any_waiting,
         min(t.started_at) AS running_since,
-        ARRAY[coalesce(sum(t.steps), 0), coalesce(sum(t.input_tokens), 0),
-            coalesce(sum(t.output_tokens), 0), coalesce(sum(t.reasoning_tokens), 0),
-            coalesce(sum(t.cache_read_tokens), 0), coalesce(sum(t.cache_write_tokens), 0),
-            coalesce(sum(t.model_cost_nano), 0), coalesce(sum(t.tool_cost_nano), 0),
-            coalesce(sum(t.sandbox_cost_nano), 0),
-            coalesce(sum(t.internal_cost_nano), 0)]::bigint[] AS live_spending,
+        ARRAY["""
+    + each_column("coalesce(sum(t.@), 0)")
+    + """]::bigint[] AS live_spending,
         coalesce(sum(t.credits), 0)::bigint AS live_credits
     FROM turns t
     WHERE t.organization_id = %(organization_id)s AND t.worker_id = w.id
@@ -121,6 +120,7 @@ LEFT JOIN LATERAL (
     ORDER BY t.status = 'running' DESC, t.ended_at DESC NULLS LAST, t.position DESC LIMIT 1
 ) latest ON true
 """
+)
 
 
 async def view(

@@ -1,7 +1,7 @@
 """What was used and what it cost."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, LiteralString
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +68,27 @@ class Spending:
             "credits": credits,
             "durationMs": duration_ms,
         }
+
+
+# The columns that hold it, in the order of the fields.
+COLUMNS: tuple[LiteralString, ...] = (
+    "steps",
+    "input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "model_cost_nano",
+    "tool_cost_nano",
+    "sandbox_cost_nano",
+    "internal_cost_nano",
+)
+
+
+def each_column(pattern: LiteralString) -> LiteralString:
+    """An SQL list with the pattern for each column, whose name takes the place of `@`."""
+    listed: list[LiteralString] = [pattern.replace("@", name) for name in COLUMNS]
+    return ", ".join(listed)
+
+
+ADD_TO_COLUMNS: LiteralString = each_column("@ = @ + %(@)s")

@@ -15,6 +15,7 @@ from psycopg.types.json import Json, Jsonb
 from handinger import attachments, engine, live, metrics, story, workers
 from handinger.attachments import Attachment
 from handinger.budgets import Charge, Reservation, Reserve, Spending, accounts, ledger
+from handinger.budgets.spending import ADD_TO_COLUMNS, each_column
 from handinger.errors import Superseded
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.settings import BudgetName
@@ -195,7 +196,8 @@ async def _deliver(
 
 
 # Holds the worker's row as `accept.lock_worker` does, so that nobody cancels the turn meanwhile.
-_CLAIM: LiteralString = """
+_CLAIM: LiteralString = (
+    """
 WITH worker AS (SELECT id FROM workers WHERE id = %(worker_id)s FOR NO KEY UPDATE)
 UPDATE turns SET status = 'running', attempt = attempt + 1, model = %(model)s,
     crashes = crashes
@@ -210,10 +212,10 @@ RETURNING turns.id, organization_id, worker_id, input, budget, source, attempt, 
         AS has_account,
     (SELECT o.budgets FROM organizations o WHERE o.id = turns.organization_id) AS budget_overrides,
     EXISTS (SELECT 1 FROM messages m WHERE m.worker_id = turns.worker_id) AS has_history,
-    ARRAY[steps, input_tokens, output_tokens, reasoning_tokens, cache_read_tokens,
-        cache_write_tokens, model_cost_nano, tool_cost_nano, sandbox_cost_nano,
-        internal_cost_nano] AS spent
-"""
+    ARRAY["""
+    + each_column("@")
+    + "] AS spent"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,17 +413,9 @@ class Journal:
             " error = %(error)s, incomplete_reason = %(reason)s, retry = %(retry)s,"
             " output = %(output)s, assistant_message = %(message)s,"
             " reservations = %(reservations)s, reserved_nano = %(reserved_nano)s,"
-            " credits = %(credits)s, steps = steps + %(steps)s,"
-            " input_tokens = input_tokens + %(input_tokens)s,"
-            " output_tokens = output_tokens + %(output_tokens)s,"
-            " reasoning_tokens = reasoning_tokens + %(reasoning_tokens)s,"
-            " cache_read_tokens = cache_read_tokens + %(cache_read_tokens)s,"
-            " cache_write_tokens = cache_write_tokens + %(cache_write_tokens)s,"
-            " model_cost_nano = model_cost_nano + %(model_cost_nano)s,"
-            " tool_cost_nano = tool_cost_nano + %(tool_cost_nano)s,"
-            " sandbox_cost_nano = sandbox_cost_nano + %(sandbox_cost_nano)s,"
-            " internal_cost_nano = internal_cost_nano + %(internal_cost_nano)s"
-            " WHERE organization_id = %(organization_id)s AND id = %(id)s"
+            " credits = %(credits)s, "
+            + ADD_TO_COLUMNS
+            + " WHERE organization_id = %(organization_id)s AND id = %(id)s"
             " AND attempt = %(attempt)s AND status = 'running' RETURNING id, cancel_requested),"
             " booked AS (" + ledger.INSERT + "),"
             " told AS (INSERT INTO entries"
@@ -599,17 +593,9 @@ async def book(sql: TenantStatements, turn: EndedTurn, completion: Completion) -
         await engine.enqueue(sql.connection, TURN_ENDED, lock=turn.id)
     await sql.run(
         "UPDATE workers SET credits = credits + %(credits)s,"
-        " duration_ms = duration_ms + %(duration_ms)s, steps = steps + %(steps)s,"
-        " input_tokens = input_tokens + %(input_tokens)s,"
-        " output_tokens = output_tokens + %(output_tokens)s,"
-        " reasoning_tokens = reasoning_tokens + %(reasoning_tokens)s,"
-        " cache_read_tokens = cache_read_tokens + %(cache_read_tokens)s,"
-        " cache_write_tokens = cache_write_tokens + %(cache_write_tokens)s,"
-        " model_cost_nano = model_cost_nano + %(model_cost_nano)s,"
-        " tool_cost_nano = tool_cost_nano + %(tool_cost_nano)s,"
-        " sandbox_cost_nano = sandbox_cost_nano + %(sandbox_cost_nano)s,"
-        " internal_cost_nano = internal_cost_nano + %(internal_cost_nano)s"
-        " WHERE organization_id = %(organization_id)s AND id = %(worker_id)s"
+        " duration_ms = duration_ms + %(duration_ms)s, "
+        + ADD_TO_COLUMNS
+        + " WHERE organization_id = %(organization_id)s AND id = %(worker_id)s"
         " RETURNING pg_notify(%(channel)s, %(notice)s)",
         worker_id=turn.worker_id,
         credits=completion.credits,

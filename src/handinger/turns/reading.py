@@ -7,6 +7,7 @@ from typing import Any
 
 from handinger import attachments, story, workers
 from handinger.budgets import Spending
+from handinger.budgets.spending import each_column
 from handinger.errors import NotFound
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.storage.database import Database, TenantStatements
@@ -62,15 +63,17 @@ class TurnView:
         }
 
 
-_SELECT_VIEW = """
+_SELECT_VIEW = (
+    """
 SELECT id, worker_id, status, source, input, budget, output, error, incomplete_reason,
-    ARRAY[steps, input_tokens, output_tokens, reasoning_tokens, cache_read_tokens,
-        cache_write_tokens, model_cost_nano, tool_cost_nano, sandbox_cost_nano,
-        internal_cost_nano] AS spending,
+    ARRAY["""
+    + each_column("@")
+    + """] AS spending,
     credits, created_at, started_at, ended_at, attachments
 FROM turns
 WHERE organization_id = %(organization_id)s AND worker_id = %(worker_id)s
 """
+)
 
 
 async def view(
