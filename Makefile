@@ -16,8 +16,8 @@ $(READY): requirements/dev.lock requirements/bootstrap.lock pyproject.toml scrip
 install: $(READY) ## Set up the virtual environment
 
 demo: $(READY) ## Start a server, give a worker something real to do, show it live (INPUT="..." to say what)
-	@$(BIN)/python scripts/demo.py $(if $(INPUT),--input "$$INPUT")
-demo: export INPUT := $(INPUT)
+	@$(BIN)/python scripts/demo.py $(if $(value INPUT),--input "$$DEMO_INPUT")
+demo: export DEMO_INPUT := $(value INPUT)
 
 serve: $(READY) ## Run the server on http://127.0.0.1:8000, data in ./.handinger
 	@$(BIN)/handinger serve

@@ -300,7 +300,10 @@ def test_budgets_of_an_organization_are_its_own(office: Office, scripts: Scripts
     worker = worker_in(api.create(instruction, budget="low"))
     assert worker["incomplete_details"] == {"reason": "budget_exhausted"}
     assert worker["usage"]["steps"] == 2
+    (low, *_) = api.client.get("/api/budgets").json()["budgets"]
+    assert (low["name"], low["modelCalls"]) == ("low", 2)
     _, other = office.organization("not own")
+    assert other.client.get("/api/budgets").json()["budgets"][0]["modelCalls"] == 4
     instruction = scripts(Step(tool_calls=[LIST]), after_last="repeat")
     assert worker_in(other.create(instruction, budget="low"))["usage"]["steps"] == 4
     # Without its own it has the server's again.

@@ -387,3 +387,47 @@ def test_a_hung_up_request_with_a_key_is_not_joined_without_one(api: Api, script
     answer = _post(api, "/api/workers", RETRY, input=instruction.input)
     assert worker_in(answer)["id"] != hung_up
     api.wait_until_idle(hung_up)
+
+
+def test_a_retry_gets_the_schedule_whose_answer_nobody_read(
+    api: Api, scripts: Scripts, database: psycopg.Connection
+):
+    worker_id = worker_in(api.create(scripts(Step(text="x"))))["id"]
+    path = f"/api/workers/{worker_id}/schedules"
+    wanted = {"input": "Tick.", "when": {"type": "delayed", "delayInSeconds": 86_400}}
+    with database.transaction():
+        database.execute("SELECT 1 FROM workers WHERE id = %s FOR UPDATE", [worker_id])
+        waiting = "SELECT 1 FROM pg_locks WHERE NOT granted"
+        with closing(http.client.HTTPConnection("127.0.0.1", api.server.port, timeout=20)) as gone:
+            sent = {"Authorization": f"Bearer {api.key}", "Content-Type": "application/json"}
+            gone.request("POST", path, json.dumps(wanted, separators=(",", ":")), sent)
+            wait_until(lambda: database.execute(waiting).fetchone() is not None)
+    (first,) = wait_until(lambda: api.client.get(path).json()["schedules"])
+    # Deliveries are noted in batches: with this one all before it are.
+    other = api.client.post(path, json={**wanted, "input": "Tock."}).json()
+    noted = "SELECT delivered_at FROM requests WHERE schedule_id = %s AND delivered_at IS NOT NULL"
+    wait_until(lambda: database.execute(noted, [other["id"]]).fetchone() is not None)
+    again = api.client.post(path, json=wanted, headers=RETRY)
+    assert again.json()["id"] == first["id"]
+    assert len(api.client.get(path).json()["schedules"]) == 2
+
+
+# Cancels
+
+
+def test_a_repeated_cancel_stops_nothing_that_began_since(api: Api, scripts: Scripts):
+    first, second = scripts.held(), scripts.held("kept")
+    worker_id = api.start(first)["id"]
+    first.wait_for(1)
+    path, key = f"/api/workers/{worker_id}/cancel", _key()
+    assert api.client.post(path, headers=key).status_code == 200
+    api.queue(worker_id, second)
+    second.wait_for(1)
+    repeated = worker_in(api.client.post(path, headers=key))
+    assert repeated["running"]
+    second.open()
+    assert api.wait_until_idle(worker_id)["output_text"] == "kept"
+    reused = api.client.post(path, json={"turnId": api.turns(worker_id)[0]["id"]}, headers=key)
+    error_in(reused, 422, "idempotency_key_reused")
+    too_long = {"Idempotency-Key": "k" * 256}
+    error_in(api.client.post(path, headers=too_long), 422, "invalid_input")

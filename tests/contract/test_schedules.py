@@ -314,3 +314,16 @@ def test_remind_me_every_monday_at_9_in_madrid(demo: Api):
     assert schedule["id"] in listed["output_text"]
     worker_in(demo.go_on(worker["id"], "Cancel the schedule"))
     assert demo.client.get(_path(worker["id"])).json()["schedules"] == []
+
+
+def test_a_schedule_made_while_its_worker_goes_is_made_or_not_found(api: Api, scripts: Scripts):
+    instruction = scripts(Step(text="x"), after_last="repeat")
+    seen: set[int] = set()
+    for _ in range(5):
+        worker_id = worker_in(api.create(instruction))["id"]
+        posts = [api.beside(post, api, worker_id, IN_A_DAY) for _ in range(8)]
+        deleted = api.beside(api.client.delete, f"/api/workers/{worker_id}")
+        posts += [api.beside(post, api, worker_id, IN_A_DAY) for _ in range(8)]
+        seen |= {answer.result().status_code for answer in posts}
+        assert deleted.result().status_code == 200
+    assert seen <= {200, 404}, seen

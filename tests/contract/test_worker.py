@@ -1,6 +1,7 @@
 """The `Worker` object: its fields, their types, and what holds at every moment (1.1)."""
 
 import time
+from datetime import UTC, datetime
 
 import httpx2
 import psycopg
@@ -318,3 +319,14 @@ def test_the_url_of_a_worker_leads_to_a_page_that_says_how_to_read_it(api: Api, 
 @pytest.mark.parametrize("worker_id", ["x", "wrk_", "<script>", "wrk_%3Cscript%3E"])
 def test_the_page_of_what_can_be_no_worker_is_not_found(api: Api, worker_id: str):
     error_in(httpx2.get(f"{api.server.base_url}/workers/{worker_id}"), 404, "not_found")
+
+
+def test_the_model_is_told_the_date_its_time_zone_workspace_and_budget(api: Api, scripts: Scripts):
+    instruction = scripts(Step(text="x"))
+    before = datetime.now(UTC)
+    worker_in(api.create(instruction, budget="low"))
+    told = instruction.requests[0].messages[0]["content"]
+    days = {f"{day:%A}, {day.day} {day:%B %Y}" for day in (before, datetime.now(UTC))}
+    assert any(f"Today is {day}." in str(told) for day in days)
+    for what in ("time zone is UTC", "workspace", "at most 4 steps, 0.05 USD, 2 minutes"):
+        assert what in str(told)

@@ -5,6 +5,7 @@ import functools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+import psycopg
 import pytest
 from pydantic_ai import Agent, Tool, ToolFailed
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
@@ -52,6 +53,17 @@ class Depot:
         await self._act(f"lost {number}")
         raise ToolFailed(f"Nobody has seen parcel {number}.")
 
+    async def burn_parcel(self, number: int) -> str:
+        """Fail as no tool should."""
+        raise RuntimeError(f"parcel {number} at host=10.0.0.1 user=secret")
+
+    async def count_parcels(self) -> str:
+        """Ask a database that is away the first time."""
+        await self._act("counted")
+        if len(self.calls) == 1:
+            raise psycopg.OperationalError("connection failed: host=10.0.0.1 user=secret")
+        return "7 parcels"
+
     async def _act(self, what: str) -> str:
         self.calls.append(what)
         if what in self.held:
@@ -76,6 +88,8 @@ class Depot:
                 Tool(self.send_parcel),
                 Tool(self.weigh_parcel, metadata=IDEMPOTENT),
                 Tool(self.lose_parcel, metadata=IDEMPOTENT),
+                Tool(self.burn_parcel, metadata=IDEMPOTENT),
+                Tool(self.count_parcels, metadata=IDEMPOTENT),
             ],
             capabilities=[Hooks()],
         )
@@ -269,3 +283,26 @@ async def test_a_tool_that_failed_has_ended_and_is_not_run_again(
     assert sorted(depot.calls) == ["lost 7", "sent to Bob"]
     assert "Nobody has seen parcel 7." in (await turn.output()).split(" | ")[0]
     await wake(turn, depot, hanging)
+
+
+async def test_a_failure_inside_the_server_is_told_without_its_details(
+    database: Database, configured: settings.Settings
+) -> None:
+    calls = [ToolCallPart("burn_parcel", {"number": 7}, "c1")]
+    turn = await begin(database, configured, Depot().agent(calls))
+    await turn.first.drain(turn.worker_id)
+    told = await turn.output()
+    assert "failed inside the server (RuntimeError)" in told
+    assert "secret" not in await turn.rows()
+
+
+async def test_a_tool_that_finds_the_database_away_is_run_again_and_has_not_failed(
+    database: Database, configured: settings.Settings
+) -> None:
+    depot = Depot()
+    turn = await begin(database, configured, depot.agent([ToolCallPart("count_parcels", {}, "c1")]))
+    with pytest.raises(psycopg.OperationalError):
+        await turn.first.drain(turn.worker_id)
+    await turn.second.drain(turn.worker_id)
+    assert await turn.output() == "7 parcels"
+    assert "secret" not in await turn.rows()

@@ -2,6 +2,7 @@
 
 import ast
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import LiteralString
 
@@ -113,6 +114,19 @@ async def database(data_dir: Path):
     settings = Settings.model_validate({"data_dir": data_dir})
     async with open_database(settings) as database:
         yield database
+
+
+@pytest.mark.anyio
+async def test_times_are_read_in_utc_whatever_the_database_prefers(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PGTZ", "Asia/Tokyo")
+    async with (
+        open_database(Settings.model_validate({"data_dir": data_dir})) as database,
+        database.system().statements() as sql,
+    ):
+        last = await sql.value("SELECT timestamptz '9999-12-31 23:00:00Z'")
+        assert last == datetime(9999, 12, 31, 23, tzinfo=UTC)
 
 
 @pytest.mark.anyio

@@ -17,6 +17,7 @@ from handinger.agent import pictures, prompt
 from handinger.agent.metering import Meter
 from handinger.agent.tools.context import ToolContext
 from handinger.agent.ui_events import plain
+from handinger.storage.database import is_connection_error
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ _OUTCOME_UNKNOWN = (
     "The server was interrupted while this call ran, so its outcome is unknown, and it was not "
     "repeated. Check what it did before you call it again."
 )
+_FAILED = "The tool failed inside the server ({}); its log says why."
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,8 +109,11 @@ class Hooks(AbstractCapability[StepContext]):
         ):
             raise
         except Exception as error:
+            if is_connection_error(error):
+                raise  # Of the database: the turn goes on from its journal when that is back.
             logger.exception("The tool %s failed", call.tool_name)
-            raise ToolFailed(f"The tool failed: {type(error).__name__}: {error}") from error
+            # What it says may tell of the server, and the model tells it on.
+            raise ToolFailed(_FAILED.format(type(error).__name__)) from error
 
 
 def _result(content: Any, metadata: Any) -> Any:

@@ -113,6 +113,8 @@ def _limits(allowance: Allowance) -> str:
     caps: list[str] = []
     if limits.model_calls is not None:
         caps.append(f"at most {limits.model_calls} steps")
+    if limits.usd is not None:
+        caps.append(f"{limits.usd:g} USD")
     if limits.seconds is not None:
         caps.append(f"{_duration(limits.seconds)}")
     if not caps:

@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from handinger.api.deps import CallerDep, ServicesDep
 from handinger.api.models import BudgetCaps, BudgetList, Error
+from handinger.budgets import accounts
 
 router = APIRouter(prefix="/api/budgets", tags=["budgets"])
 
@@ -15,8 +16,8 @@ router = APIRouter(prefix="/api/budgets", tags=["budgets"])
     responses={status: {"model": Error} for status in (401, 429, 503)},
 )
 async def list_budgets(services: ServicesDep, caller: CallerDep) -> BudgetList:
-    """What one turn may use at most, by budget; the same for every caller of this server."""
-    del caller  # It is asked for so that only callers with a key are told.
+    """What one turn may use at most, by budget: the organization's own caps, else the server's."""
+    levels = await accounts.budgets_of(services.database, services.settings, caller.organization_id)
     return BudgetList(
         budgets=[
             BudgetCaps(
@@ -25,6 +26,6 @@ async def list_budgets(services: ServicesDep, caller: CallerDep) -> BudgetList:
                 usd=limits.usd,
                 seconds=limits.seconds,
             )
-            for name, limits in services.settings.budgets.items()
+            for name, limits in levels.items()
         ]
     )

@@ -299,13 +299,21 @@ async def cancel_worker(
     messages: Messages = True,
 ) -> Response:
     """Stops the running turn and drops the waiting ones; answers once it has stopped."""
-    body, _ = await read_json(request, WorkerCancel)
+    body, sent = await read_json(request, WorkerCancel)
     turn_id = None
     if body.turnId is not None:
         if not ids.is_valid("trn", body.turnId):
             raise reading.not_found(body.turnId)
         turn_id = TurnId(body.turnId)
-    stopped = await stop_turns(services, caller.organization_id, worker_id, turn_id=turn_id)
+    identity = request_identity(request, caller, sent)
+    stopped = await stop_turns(
+        services,
+        caller.organization_id,
+        worker_id,
+        turn_id=turn_id,
+        # Without a key nothing tells a repeated cancel from a second one.
+        request=identity if identity.idempotency_key else None,
+    )
     view = await workers.view(
         services.database,
         caller.organization_id,
@@ -347,10 +355,14 @@ async def stop_turns(
     worker_id: WorkerId,
     *,
     turn_id: TurnId | None = None,
+    request: RequestIdentity | None = None,
 ) -> TurnId | None:
-    """Cancel, and wait until what ran has stopped; that turn, if one ran. Raises NotFound."""
+    """Cancel, and wait until what ran has stopped; that turn, if one ran.
+
+    Raises NotFound, IdempotencyKeyReused.
+    """
     stopping = await cancelling.cancel(
-        services.database, organization_id, worker_id, turn_id=turn_id
+        services.database, organization_id, worker_id, turn_id=turn_id, request=request
     )
     if stopping is None:
         return None

@@ -73,15 +73,12 @@ async def create(
             row = await sql.first(Row, records.SELECT + " AND id = %(id)s", id=earlier.schedule_id)
             assert row is not None  # The request's row hangs on the schedule's.
             return row.id, row.schedule().wire(row.created_at)
-        # Two at once must not both be the last that may be.
-        await sql.run(
-            "SELECT pg_advisory_xact_lock(hashtextextended(%(organization_id)s || %(id)s, 2))",
-            id=new.worker_id,
-        )
+        # Two at once must not both be the last that may be, nor may the worker go meanwhile.
+        await accept.lock_worker(sql, new.worker_id)
         schedule = await prepare(sql, settings, clock, new)
         await insert(sql, schedule)
         if request is not None:
-            await _remember(sql, request, schedule.id)
+            await accept.remember(sql, request, schedule_id=schedule.id)
     return schedule.id, schedule.wire(schedule.created_at)
 
 
@@ -193,20 +190,6 @@ async def set_alarm(sql: Statements, at: datetime | None) -> None:
         await engine.enqueue(
             sql.connection, FIRE_SCHEDULES, lock=ALARM, at=at, queue=engine.SHORT_QUEUE
         )
-
-
-async def _remember(
-    sql: TenantStatements, request: RequestIdentity, schedule_id: ScheduleId
-) -> None:
-    await sql.run(
-        "INSERT INTO requests"
-        " (organization_id, key_id, idempotency_key, fingerprint, schedule_id)"
-        " VALUES (%(organization_id)s, %(key_id)s, %(key)s, %(fingerprint)s, %(id)s)",
-        key_id=request.key_id,
-        key=request.idempotency_key,
-        fingerprint=request.fingerprint,
-        id=schedule_id,
-    )
 
 
 async def change(

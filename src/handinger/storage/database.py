@@ -171,6 +171,8 @@ _KEEPALIVE: dict[str, int] = {
 
 async def _configure(connection: Connection) -> None:
     await connection.set_autocommit(True)
+    # Years up to 9999 are read in the session's zone, and further east there is no room for them.
+    await connection.execute("SET TIME ZONE 'UTC'")
 
 
 async def _note_use(connection: Connection) -> None:

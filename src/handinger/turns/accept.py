@@ -391,6 +391,27 @@ async def find_earlier(sql: TenantStatements, request: RequestIdentity | None) -
     )
 
 
+async def remember(
+    sql: TenantStatements,
+    request: RequestIdentity,
+    *,
+    turn_id: TurnId | None = None,
+    schedule_id: ScheduleId | None = None,
+) -> None:
+    """Keep the identity of a request that made no turn, with what it was about."""
+    await sql.run(
+        "INSERT INTO requests"
+        " (organization_id, key_id, idempotency_key, fingerprint, turn_id, schedule_id)"
+        " VALUES (%(organization_id)s, %(key_id)s, %(key)s, %(fingerprint)s, %(turn_id)s,"
+        " %(schedule_id)s)",
+        key_id=request.key_id,
+        key=request.idempotency_key,
+        fingerprint=request.fingerprint,
+        turn_id=turn_id,
+        schedule_id=schedule_id,
+    )
+
+
 async def _find_by_key(sql: TenantStatements, request: RequestIdentity) -> Earlier | None:
     await sql.run(
         "DELETE FROM requests WHERE organization_id = %(organization_id)s"

@@ -8,6 +8,7 @@ from handinger.budgets import Spending
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.storage.database import Database, TenantStatements
 from handinger.turns import accept, execution, reading
+from handinger.turns.accept import RequestIdentity
 from handinger.turns.execution import EndedTurn
 
 
@@ -27,12 +28,17 @@ async def cancel(
     worker_id: WorkerId,
     *,
     turn_id: TurnId | None = None,
+    request: RequestIdentity | None = None,
 ) -> TurnId | None:
     """End the waiting turns and ask the running one to stop; with `turn_id` only that one.
 
-    Returns the turn that still has to stop, if one does. Raises NotFound.
+    A `request` that is repeated stops nothing that began since. Returns the turn that has to stop,
+    if one ran. Raises NotFound, IdempotencyKeyReused.
     """
     async with database.tenant(organization_id).transaction() as sql:
+        earlier = await accept.find_earlier(sql, request)
+        if earlier is not None:
+            return earlier.turn_id
         await accept.lock_worker(sql, worker_id)
         if turn_id is not None:
             await _require_turn(sql, worker_id, turn_id)
@@ -52,6 +58,8 @@ async def cancel(
                 await _ask_to_stop(sql, turn.id)
             else:
                 await _end_waiting(sql, worker_id, turn)
+        if request is not None:
+            await accept.remember(sql, request, turn_id=stopping)
     return stopping
 
 
