@@ -347,6 +347,7 @@ def test_what_a_tool_was_given_fits_on_a_line(value: object, expected: str):
         (wording.counted(1, "step"), "1 step"),
         (wording.counted(1234, "token"), "1,234 tokens"),
         (wording.printable("a\x1b[31mb\tc\nd\x07\x9b"), "a[31mb\tc\nd"),
+        (wording.printable("a\u202eb\u2066c"), "abc"),
         (wording.one_line("  a\n\n b "), "a b"),
     ],
 )

@@ -13,6 +13,7 @@ from tests.sdk.stub import Stub, reply, worker
 
 LIST = "GET /api/workers"
 PAGE = {"workers": [], "nextCursor": None}
+NO_KEY = "error: No API key: set HANDINGER_API_KEY, or keep one with `handinger login`.\n"
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +88,7 @@ def test_a_kept_key_goes_to_its_own_server_only(cli: Cli, stub: Stub):
     stub.on(LIST, reply(PAGE))
     cli("login", "--base-url", stub.url, "--api-key", KEY)
     status, _, err = cli("workers", "list", "--base-url", "http://127.0.0.1:1")
-    assert (status, err) == (3, "error: No API key: set HANDINGER_API_KEY or pass one.\n")
+    assert (status, err) == (3, NO_KEY)
 
 
 def test_two_servers_each_have_their_key(cli: Cli, stub: Stub):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from tests.sdk.faces import KEY
 from tests.sdk.stub import Stub, hang_up, raw, reply, worker
 
 ONE = "GET /api/workers/wrk_1"
+NO_KEY = "error: No API key: set HANDINGER_API_KEY, or keep one with `handinger login`.\n"
 
 
 def test_help_names_every_command(cli: Cli):
@@ -146,7 +148,7 @@ def test_another_server_is_status_5(cli: Cli, stub: Stub):
 def test_no_key_is_status_3(cli: Cli, stub: Stub, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("HANDINGER_API_KEY")
     status, _, err = cli("workers", "list")
-    assert (status, err) == (3, "error: No API key: set HANDINGER_API_KEY or pass one.\n")
+    assert (status, err) == (3, NO_KEY)
 
 
 def test_a_wrong_base_url_is_status_2(cli: Cli, stub: Stub):
@@ -181,3 +183,99 @@ def test_a_reader_that_goes_away_is_no_traceback(stub: Stub):
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def shell(line: str, stub: Stub, **environment: str) -> subprocess.CompletedProcess[str]:
+    known = {"HANDINGER_API_KEY": KEY, "HANDINGER_BASE_URL": stub.url, "PATH": os.environ["PATH"]}
+    command = line.replace("handinger", f"{shlex.quote(sys.executable)} -m handinger", 1)
+    return subprocess.run(
+        ["bash", "-c", command],
+        env={**known, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("redirected", "status", "said"),
+    [
+        (">&-", 0, ""),
+        ("<&-", 0, ""),
+        # Nobody can be told.
+        ("2>&- >/dev/full", 1, ""),
+    ],
+)
+def test_streams_may_be_missing(stub: Stub, redirected: str, status: int, said: str):
+    stub.on("GET /api/workers", reply({"workers": [], "nextCursor": None}))
+    done = shell(f"handinger workers list {redirected}", stub)
+    assert (done.returncode, done.stderr) == (status, said)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full device here")
+def test_output_that_cannot_be_written_is_told(stub: Stub):
+    stub.on("GET /api/workers", reply({"workers": [worker()] * 20, "nextCursor": None}))
+    done = shell("handinger workers list > /dev/full", stub)
+    assert done.returncode == 1
+    assert done.stderr == "error: The output cannot be written: No space left on device.\n"
+
+
+def test_a_user_without_a_home_can_work_and_not_log_in(
+    cli: Cli, stub: Stub, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    # As `expanduser` answers for a user whom the system does not know.
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    stub.on("GET /api/workers", *[reply({"workers": [], "nextCursor": None})] * 2)
+    monkeypatch.delenv("HANDINGER_BASE_URL")
+    assert cli("workers", "list", "--base-url", stub.url)[0] == 0
+    monkeypatch.delenv("HANDINGER_API_KEY")
+    assert cli("workers", "list")[0] == 3
+    status, _, err = cli("login", "--base-url", stub.url, "--api-key", KEY)
+    assert (status, err) == (
+        2,
+        "error: This user has no home directory; set XDG_CONFIG_HOME.\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "said"),
+    [
+        ("http://", 2, "must begin with http:// or https://"),
+        ("ftp://host", 2, "must begin with http:// or https://"),
+        ("http://[::1", 2, "is not valid"),
+        ("http://127.0.0.1:1", 5, "No server can be reached at http://127.0.0.1:1"),
+    ],
+)
+def test_a_bad_base_url_is_told(cli: Cli, stub: Stub, url: str, status: int, said: str):
+    done, out, err = cli("workers", "list", "--base-url", url)
+    assert (done, out) == (status, "")
+    assert said in err
+
+
+def test_a_server_without_tls_is_told(cli: Cli, stub: Stub):
+    status, _, err = cli("workers", "list", "--base-url", stub.url.replace("http:", "https:"))
+    assert status == 5
+    assert "SSL" in err
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"])
+def test_to_this_machine_no_proxy_is_asked(
+    cli: Cli, stub: Stub, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.setenv(name, "http://127.0.0.1:1")
+    stub.on("GET /api/workers", reply({"workers": [], "nextCursor": None}))
+    assert cli("workers", "list")[0] == 0
+
+
+def test_debug_shows_the_requests_and_no_key(stub: Stub):
+    # In a process of its own, as it changes how this one logs.
+    stub.on(ONE, reply(worker(), Set_Cookie="session=s3cret"))
+    done = shell(f"handinger workers retrieve wrk_1 --debug --api-key {KEY}", stub)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["id"] == "wrk_0190"
+    assert "GET http://127.0.0.1" in done.stderr
+    assert "200 after" in done.stderr
+    assert KEY not in done.stderr
+    assert "s3cret" not in done.stderr

@@ -29,14 +29,19 @@ def normalized(base_url: str) -> str:
 
 
 def location() -> Path:
-    """`handinger/credentials.json` in the folder for configuration."""
-    folder = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    """`handinger/credentials.json` in the folder for configuration. Raises CommandError."""
+    folder = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    if folder.startswith("~"):
+        raise CommandError("This user has no home directory; set XDG_CONFIG_HOME.")
     return Path(folder) / "handinger" / "credentials.json"
 
 
 def load() -> Credentials:
     """What was kept; nothing if there was no login. Raises CommandError if it cannot be read."""
-    path = location()
+    try:
+        path = location()
+    except CommandError:
+        return Credentials()
     try:
         kept: object = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

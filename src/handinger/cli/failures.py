@@ -64,8 +64,10 @@ def record_of(error: Exception, exit_code: ExitCode) -> JsonObject:
 
 def describe(error: HandingerError) -> str:
     """The error in one line, with what is needed to ask about it."""
-    from handinger.sdk.errors import APIStatusError
+    from handinger.sdk.errors import APIStatusError, MissingAPIKeyError
 
+    if isinstance(error, MissingAPIKeyError):
+        return "No API key: set HANDINGER_API_KEY, or keep one with `handinger login`."
     text = " ".join(error.message.split())
     if not isinstance(error, APIStatusError):
         return text

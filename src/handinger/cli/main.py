@@ -190,19 +190,36 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The interpreter flushes once more at its end, and must not fail there again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return ExitCode.BROKEN_PIPE
+    except OSError as error:
+        # What a command reads and writes of its own, it has told by itself: this is its output.
+        _discard_output()
+        line = f"The output cannot be written: {error.strerror}."
+        return _fail(error, line, ExitCode.FAILED, "auto")
     return result if isinstance(result, int) else ExitCode.OK
 
 
 def main() -> None:
     """Run the command that the process was started with."""
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         # What a model wrote may be unprintable in this encoding; that must not end a command.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_missing_streams() -> None:
+    """A process may be started without some of them; what is said there is for nobody."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _discard_output() -> None:
+    # The interpreter flushes once more at its end, and must not fail there again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _sdk_error() -> type[HandingerError]:

@@ -8,8 +8,13 @@ from __future__ import annotations
 import time
 from datetime import datetime
 
-# All control characters but tab and line feed; among them ESC, which begins terminal commands.
-_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+# All control characters but tab and line feed, among them ESC, which begins terminal commands; and
+# the marks that turn the direction of all that follows them.
+_CONTROLS = {
+    code: None
+    for code in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if code not in (9, 10)
+}
 
 _UNITS = ("B", "kB", "MB", "GB")
 
