@@ -217,6 +217,7 @@ class Settings(BaseSettings):
     smtp_max_connections_per_ip: Annotated[int, Field(ge=1)] = 20
     smtp_rate_limit: Annotated[RateLimit | None, NoDecode] = RateLimit(requests=60, window_s=60)
     smtp_timeout_s: Annotated[float, Field(gt=0)] = 300
+    smtp_mail_timeout_s: Annotated[float, Field(gt=0)] = 1800
     timezone: str = "UTC"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -1,6 +1,7 @@
 """Pictures: shown to models that can see, told to others, and not kept in the conversation."""
 
 import base64
+import hashlib
 import struct
 import zlib
 from typing import Any
@@ -13,6 +14,7 @@ from handinger.agent import pictures, sizes
 from tests.contract.wire import worker_in
 from tests.contract.world import Api, Scripts
 from tests.support.model_server import Step, ToolCall
+from tests.support.server import HandingerServer
 
 
 def png(width: int = 2, height: int = 2, *, padding: int = 0) -> bytes:
@@ -73,6 +75,41 @@ def test_the_model_is_shown_a_picture(api: Api, scripts: Scripts, database: psyc
     again = scripts(Step(text="still a chart"))
     worker_in(api.go_on(worker["id"], again))
     assert images_in(again.requests[0]) == []
+
+
+def test_a_store_that_fails_fails_no_call(
+    api: Api, scripts: Scripts, server: HandingerServer, database: psycopg.Connection
+):
+    """Nothing was sent, so nothing may be booked as if it were; and the next call has it again."""
+    scripted, look = scripts.new(), [ToolCall("list_files", {})]
+    content = png(padding=len(scripted.name))
+    steps = [
+        read(),
+        *(Step(tool_calls=look, gate=scripted.gate(number)) for number in range(2)),
+        Step(text="a chart"),
+    ]
+    scripted.model.script(scripted.name, steps)
+    answering = api.beside(api.create, scripted, files=[sent(content)])
+    scripted.wait_for(2)
+    sha256 = hashlib.sha256(content).hexdigest()
+    (blob,) = (server.data_dir / "blobs").glob(f"*/{sha256[:2]}/{sha256}")
+    away = blob.with_name("away")
+    blob.rename(away)
+    blob.symlink_to(blob.name)  # leads nowhere but to itself
+    scripted.open(0)
+    scripted.wait_for(3)
+    away.replace(blob)
+    scripted.open(1)
+    worker = worker_in(answering.result())
+    assert (worker["status"], worker["output_text"]) == ("completed", "a chart")
+    assert [len(images_in(request)) for request in scripted.requests] == [0, 1, 0, 1]
+    assert "cannot be loaded at this moment" in str(scripted.requests[2].body)
+    booked = database.execute(
+        "SELECT count(*), bool_and(settled) FROM ledger l JOIN turns t ON t.id = l.turn_id"
+        " WHERE t.worker_id = %s AND l.kind = 'model'",
+        [worker["id"]],
+    ).fetchone()
+    assert booked == (4, True)
 
 
 def test_what_is_not_shown_is_told(api: Api, scripts: Scripts):

@@ -238,8 +238,9 @@ def test_the_size_is_announced_and_kept(model: ModelServer, names: DnsServer, tm
         **certificate(tmp_path),
         "HANDINGER_EMAIL_MAX_BYTES": "10000",
         "HANDINGER_SMTP_MAX_CONNECTIONS_PER_IP": "3",
-        "HANDINGER_SMTP_RATE_LIMIT": "6/3600",
+        "HANDINGER_SMTP_RATE_LIMIT": "7/3600",
         "HANDINGER_SMTP_TIMEOUT_S": "5",
+        "HANDINGER_SMTP_MAIL_TIMEOUT_S": "12",
         "HANDINGER_MAX_WAITING_TURNS_PER_WORKER": "1",
         "HANDINGER_EMAIL_MAX_PER_SENDER_PER_HOUR": "3",
     })  # fmt: skip
@@ -343,23 +344,39 @@ def _too_many_connections(small: World) -> None:
 
 
 def _too_slow(small: World) -> None:
-    """Who says nothing, or sends a mail byte by byte, is cut off."""
-    _, address = small.new_address()
-    begun = time.monotonic()
-    with small.connect() as silent, small.connect() as slow:
-        slow.ehlo()
-        slow.mail(ADA)
-        slow.rcpt(address)
-        slow.putcmd("data")
-        assert slow.getreply()[0] == 354
-        with contextlib.suppress(OSError, smtplib.SMTPServerDisconnected):
-            while time.monotonic() - begun < 60:
-                slow.send("x")
-                time.sleep(0.2)
-        assert time.monotonic() - begun < 60
+    """Who says nothing, or sends a mail byte by byte, is cut off; a slow but steady sender is not.
+
+    Nor is one whose mail takes long to be stored.
+    """
+    worker_id, address = small.new_address()
+    with small.connect() as silent, small.connect() as slow, small.connect() as steady:
+        for client in (slow, steady):
+            client.ehlo()
+            client.mail(ADA)
+            client.rcpt(address)
+            client.putcmd("data")
+            assert client.getreply()[0] == 354
+        begun = time.monotonic()
+        steady.send(mail("Steady."))
+        with small.database() as database:
+            database.execute("LOCK TABLE inbound_emails IN ACCESS EXCLUSIVE MODE")
+            is_whole = False
+            with contextlib.suppress(OSError, smtplib.SMTPServerDisconnected):
+                while (passed := time.monotonic() - begun) < 60:
+                    slow.send("x")
+                    if passed < 6:
+                        steady.send("More.\r\n")
+                    elif not is_whole:
+                        steady.send(".\r\n")
+                        is_whole = True
+                    time.sleep(0.2)
+            assert time.monotonic() - begun < 60
+        assert steady.getreply()[0] == 250
         assert silent.sock is not None
         silent.sock.settimeout(60)
         assert silent.sock.recv(100) == b""
+    (text,) = small.inputs(worker_id)
+    assert text.startswith("Steady.\nMore.\nMore.")
 
 
 def test_few_hosts_cannot_hold_all_connections():

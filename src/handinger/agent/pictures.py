@@ -5,16 +5,20 @@ no model is sent. So neither the journal nor the told story holds a picture, and
 resumed shows it as well. A later turn has the words only; its agent can read the file again.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+from obstore.exceptions import BaseError
 from pydantic_ai import RunContext, ToolReturn
 from pydantic_ai.messages import BinaryContent, ModelMessage, ModelRequest, ToolReturnPart
 from pydantic_ai.models import Model
 
 from handinger.agent.tools.context import ToolContext
 from handinger.files import File
+
+logger = logging.getLogger(__name__)
 
 # What every provider takes: 5 MiB in base64.
 MAX_BYTES = 3_900_000
@@ -84,6 +88,10 @@ async def _with_picture(ctx: RunContext[ToolContext], part: ToolReturnPart) -> T
         content = await ctx.deps.workspace.load(named["sha256"])
     except FileNotFoundError:  # Replaced meanwhile, and removed since nothing uses it.
         return replace(part, content=f"{part.content} [It is gone since.]")
+    except (OSError, BaseError) as error:
+        # The next request may have it; the model has nothing to do with it, and need not fail.
+        logger.warning("A picture cannot be loaded, so the model is told so: %s", error)
+        return replace(part, content=f"{part.content} [It cannot be loaded at this moment.]")
     picture = BinaryContent(content, media_type=named["mediaType"])
     return replace(part, content=[part.content, picture])
 

@@ -120,7 +120,9 @@ class _Connection(SMTP):
         self._ip: str | None = None  # while it is counted
         self._received = 0
         self._max_received = 2 * settings.email_max_bytes + _MAX_LINE_BYTES
-        self.recipients: list[Recipient] = []  # of the mail that is under way
+        # Of the mail that is under way:
+        self.recipients: list[Recipient] = []
+        self._must_end_at: float | None = None  # while it arrives
         self.idle = asyncio.Event()  # no mail is being stored
         self.idle.set()
 
@@ -140,9 +142,28 @@ class _Connection(SMTP):
         super()._reset_timeout(duration or self._gate.patience_s())
 
     async def smtp_DATA(self, arg: str) -> None:
-        """Whoever may send a mail here has the whole time for it."""
-        self._reset_timeout(self._gate.settings.smtp_timeout_s)
+        """Whoever may send a mail here has time for it while it comes; not so for commands."""
+        self._must_end_at = self.loop.time() + self._gate.settings.smtp_mail_timeout_s
+        self._wait_for_more()
         await super().smtp_DATA(arg)
+        self.await_command()
+
+    def _wait_for_more(self) -> None:
+        assert self._must_end_at is not None
+        left_s = self._must_end_at - self.loop.time()
+        # Zero would mean the usual time.
+        self._reset_timeout(max(min(self._gate.settings.smtp_timeout_s, left_s), 0.001))
+
+    def await_nothing(self) -> None:
+        """The mail is here in full; how long it takes to store it is not up to its sender."""
+        self._must_end_at = None
+        if self._timeout_handle is not None:
+            self._timeout_handle.cancel()
+
+    def await_command(self) -> None:
+        """It is the sender's turn again, also to take our answer."""
+        self._must_end_at = None
+        self._reset_timeout()
 
     def data_received(self, data: bytes) -> None:
         """Cut off who sends without end; a mail that is only somewhat too large is answered."""
@@ -152,6 +173,8 @@ class _Connection(SMTP):
         if self._received > self._max_received:
             cast(asyncio.Transport, self.transport).abort()
             return
+        if self._must_end_at is not None:
+            self._wait_for_more()
         super().data_received(data)
 
     def eof_received(self) -> bool | None:
@@ -255,12 +278,14 @@ class _Handler:
             ip=_peer(session), helo=session.host_name or "", envelope_sender=_sender(envelope)
         )
         server.idle.clear()
+        server.await_nothing()
         try:
             await self._inbound.take_in(envelope.content, origin, server.recipients)
         except Refusal as refusal:
             logger.info("A mail from %s is refused: %s", origin.envelope_sender, refusal)
             return str(refusal)
         finally:
+            server.await_command()
             server.idle.set()
         return "250 2.6.0 Stored"
 
