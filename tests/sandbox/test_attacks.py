@@ -277,8 +277,10 @@ for family, address in (
 
 async def test_signals_reach_nobody_outside_and_not_the_first_process(sandbox: Sandbox):
     with subprocess.Popen(["sleep", "1000"]) as outside:  # noqa: ASYNC220 # It takes no time.
-        said = await told(sandbox, f"kill -9 {outside.pid} {os.getpid()}; kill -9 1; echo alive")
+        said = await told(sandbox, f"kill -9 {outside.pid} {os.getpid()}; echo alive")
         assert "alive" in said
+        every = "for n in $(seq 64); do kill -$n 1 2>/dev/null; done; echo alive; sleep 0.5"
+        assert await told(sandbox, every) == "alive\n"
         killed = await sandbox.shell("sleep 1000 & kill -9 -1; wait $!; echo $?")
         assert killed.stdout.split()[-1:] == [b"137"]
         assert (await sandbox.shell("echo still")).stdout == b"still\n"
@@ -420,6 +422,28 @@ async def test_no_place_hides_from_the_limit_of_the_disk(small: Sandbox, place: 
     program = f"{place}{fill}\ntime.sleep(1000)"
     done = await small.execute(["python3", "-c", program], timeout_s=30)
     assert done.stopped == "disk"
+
+
+async def test_removed_files_that_are_still_open_count(small: Sandbox):
+    program = (
+        "import os, time\nheld = []\nfor i in range(300):\n"
+        "    held.append(os.open('f', os.O_WRONLY | os.O_CREAT))\n    os.unlink('f')\n"
+        "    os.write(held[-1], bytes(3_000_000))\n    time.sleep(0.05)\ntime.sleep(1000)"
+    )
+    done = await small.execute(["python3", "-c", program], timeout_s=60)
+    assert done.stopped == "disk"
+    assert (await small.shell("echo after")).stdout == b"after\n"
+
+
+async def test_nothing_runs_while_the_disk_of_the_host_is_full(
+    folders: Folders, host: Host, little: Limits
+):
+    sandboxes = Sandboxes(folders, host, replace(little, disk_reserve_bytes=1 << 60))
+    try:
+        done = await sandboxes.create().shell("sleep 1000", timeout_s=30)
+    finally:
+        await sandboxes.close_all()
+    assert done.stopped == "reserve"
 
 
 async def test_too_many_files_stop_everything(small: Sandbox):

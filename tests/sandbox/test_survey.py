@@ -1,5 +1,9 @@
 """What `handinger doctor` says of hosts, by what they offer."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ from handinger.sandbox import cgroups
 from handinger.sandbox.limits import Limits
 from handinger.sandbox.survey import Finding, examine
 from tests.support.hosts import require_sandboxes
+from tests.support.nobody import ordinary_folder
 
 pytestmark = pytest.mark.anyio
 
@@ -82,3 +87,59 @@ async def test_a_host_without_control_groups(monkeypatch: pytest.MonkeyPatch, tm
     assert "looked at five times a second" in seen["memory"].detail
     assert "the kernel holds each process to it" in seen["memory"].detail
     assert "256 a sandbox" in seen["processes"].detail
+
+
+def doctor(path: str, tmp_path: Path) -> tuple[int, list[dict[str, str]]]:
+    """The command itself, with this PATH: its exit status, and what it found."""
+    (tmp_path / "data").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "handinger", "doctor", "--format", "json"],
+        env={"PATH": path, "HANDINGER_DATA_DIR": str(tmp_path / "data")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_the_doctor_says_what_works(tmp_path: Path):
+    status, found = doctor(os.environ["PATH"], tmp_path)
+    assert status == 0
+    states = {finding["name"]: finding["state"] for finding in found}
+    for name in ("commands", "user", "files", "network", "disk"):
+        assert states[name] == "yes"
+    for finding in found:
+        assert finding["detail"]
+        # What does not work wholly comes with what to do.
+        assert finding["state"] == "yes" or finding["advice"]
+
+
+def test_the_doctor_says_that_bubblewrap_is_missing(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    status, found = doctor(str(tmp_path / "empty"), tmp_path)
+    assert status == 1
+    (finding,) = found
+    assert (finding["name"], finding["state"]) == ("bubblewrap", "no")
+    assert "apt install bubblewrap" in finding["advice"]
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("bwrap: No permissions to create new namespace", "unprivileged_userns_clone"),
+        ("bwrap: setting up uid map: Permission denied", "apparmor_restrict"),
+        ("bwrap: Can't mount proc on /newroot/proc: Operation not permitted", "systempaths"),
+    ],
+)
+def test_the_doctor_says_why_namespaces_are_forbidden(tmp_path: Path, said: str, advice: str):
+    """A host that forbids them, as bubblewrap tells of it."""
+    with ordinary_folder() as folder:
+        bwrap = folder / "bwrap"
+        bwrap.write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 1\n')
+        bwrap.chmod(0o755)
+        status, found = doctor(f"{folder}:{os.environ['PATH']}", tmp_path)
+    assert status == 1
+    (finding,) = found
+    assert finding["state"] == "no"
+    assert said in finding["detail"]
+    assert advice in finding["advice"]

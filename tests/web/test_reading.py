@@ -359,6 +359,35 @@ async def test_a_reader_that_lost_its_process_starts_another(reader_of: Callable
     pytest.fail("no page was read any more")
 
 
+async def test_a_lost_process_is_replaced_by_one_for_all(
+    reader_of: Callable[..., Reader], monkeypatch: pytest.MonkeyPatch
+):
+    pages = reader_of()
+    await read(pages, b"x")
+    lost = pages.pid
+    assert lost is not None
+    os.kill(lost, signal.SIGKILL)
+    await until(lambda: not is_alive(lost))
+    started: list[subprocess.Popen[bytes]] = []
+    start, wait = subprocess.Popen, reading._wait_for
+
+    def noted(*args: Any, **more: Any) -> subprocess.Popen[bytes]:
+        started.append(start(*args, **more))
+        return started[-1]
+
+    def slow(process: subprocess.Popen[bytes]) -> None:
+        time.sleep(0.5)  # In which others come.
+        wait(process)
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
+    monkeypatch.setattr(reading, "_wait_for", slow)
+    texts = await asyncio.gather(*(read(pages, b"<p>%d</p>" % number) for number in range(6)))
+    assert [page.text for page in texts] == [str(number) for number in range(6)]
+    assert [process.pid for process in started] == [pages.pid]
+    await pages.close()
+    assert started[0].returncode is not None
+
+
 async def test_who_loses_interest_ends_the_reading(reader_of: Callable[..., Reader]):
     pages = reader_of()
     await read(pages, b"x")

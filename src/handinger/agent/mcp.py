@@ -57,6 +57,8 @@ _MAX_TOOLS = 100
 _MAX_DESCRIPTION = 4_000
 _MAX_SCHEMA = 20_000
 _MAX_NAME = 64  # what every provider takes
+_URL = re.compile(r"https?://[^\s<>\"']+", re.IGNORECASE)
+_PUNCTUATION = ".,;:!?)]}"  # of the sentence that a URL ends
 _UNFIT = re.compile(r"[^a-zA-Z0-9_-]")
 
 
@@ -71,11 +73,17 @@ class RemoteTool:
     name: str  # the server's own
     definition: ToolDefinition
     reads_only: bool  # so the server says
+    reaches_out: bool  # so the server says, as of one that fetches whatever page it is told to
 
     @property
-    def permitted(self) -> bool:
-        """Whether it may be called also when untrusted text was read."""
-        return self.reads_only or self.server.permits(self.name)
+    def is_allowed(self) -> bool:
+        """Whether the organization allows it whatever was read."""
+        return self.server.permits(self.name)
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether it can be called also when untrusted text was read, as far as its server says."""
+        return self.reads_only and not self.reaches_out
 
     @classmethod
     def of(cls, server: ConnectableServer, tool: "McpTool") -> "RemoteTool":
@@ -89,6 +97,8 @@ class RemoteTool:
                 parameters_json_schema=tool.input_schema,
             ),
             reads_only=bool(tool.annotations and tool.annotations.read_only_hint),
+            # By the protocol that is so unless it is denied; but hardly any server denies it.
+            reaches_out=bool(tool.annotations and tool.annotations.open_world_hint),
         )
 
 
@@ -403,7 +413,10 @@ class McpTools(AbstractToolset[StepContext]):
             raise ToolFailed(f"The tool {name!r} is not there any more.")
         remote = tool.remote
         action = f"Calling the tool {name!r}"
-        await taint.require_permission(ctx, action, permitted=remote.permitted)
+        if not remote.is_allowed:
+            await taint.require_permission(ctx, action, permitted=remote.is_harmless)
+            for url in _urls(tool_args):
+                await taint.require_url(ctx, url)
         try:
             answer = await self._servers.call(ctx.deps.turn.id, remote, tool_args)
         except (ai_errors.ToolFailed, ai_errors.ModelRetry) as error:
@@ -418,6 +431,18 @@ class _McpTool(ToolsetTool[StepContext]):
     """A tool that can be called now."""
 
     remote: RemoteTool
+
+
+def _urls(value: object) -> list[str]:
+    """Web addresses among the arguments of a call, to which its server may go."""
+    if isinstance(value, str):
+        return [url.rstrip(_PUNCTUATION) for url in _URL.findall(value)]
+    if isinstance(value, dict):
+        items = cast("dict[str, object]", value)
+        return _urls([*items.keys(), *items.values()])
+    if isinstance(value, list):
+        return [url for item in cast("list[object]", value) for url in _urls(item)]
+    return []
 
 
 def _called_before(ctx: RunContext[StepContext]) -> list[ToolCallPart]:

@@ -12,6 +12,7 @@ import resource
 import select
 import signal
 import socket
+import stat
 import sys
 import time
 from typing import Any
@@ -29,6 +30,8 @@ class Runner:
         self._limits = limits
         self._running: dict[int, int] = {}  # process to the number of its command
         self._watched_at = 0.0
+        # Of the file systems that are the host's disk.
+        self._disks = {os.stat(folder).st_dev for folder in (".", "/tmp")}  # noqa: S108
 
     def serve(self) -> None:
         """Return when the server has gone; the kernel then ends everything else in here."""
@@ -38,6 +41,8 @@ class Runner:
         os.set_blocking(woken, False)
         os.set_blocking(wake, False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        # Python would end by it. To all others that have no handler, the kernel makes us deaf.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         poll = select.poll()
         poll.register(self._channel, select.POLLIN)
@@ -143,6 +148,7 @@ class Runner:
             return
         self._watched_at = now
         threads, memory_kb = 0, _detached_kb()
+        removed: dict[tuple[int, int], int] = {}
         for name in os.listdir("/proc"):
             if not name.isdecimal() or name == "1":
                 continue
@@ -150,12 +156,16 @@ class Runner:
                 with open(f"/proc/{name}/stat", "rb") as file:
                     threads += int(file.read().rpartition(b")")[2].split()[17])
                 memory_kb += _memory_kb(name)
+                removed.update(_removed_bytes(name, self._disks))
         if threads > self._limits["processes"]:
             self._kill_all()
             self._tell({"exceeded": "processes"})
         elif memory_kb * 1024 > self._limits["memory_bytes"]:
             self._kill_all()
             self._tell({"exceeded": "memory"})
+        elif sum(removed.values()) > self._limits["disk_bytes"]:
+            self._kill_all()
+            self._tell({"exceeded": "disk"})
 
     def _kill_all(self) -> None:
         # At once, for the kernel: no process can fork itself away meanwhile.
@@ -178,6 +188,19 @@ def _memory_kb(process: str) -> int:
     # It does not let itself be looked into. What anybody may see counts files, too.
     with open(f"/proc/{process}/statm", "rb") as file:
         return int(file.read().split()[1]) * _PAGE_KB
+
+
+def _removed_bytes(process: str, disks: "set[int]") -> "dict[tuple[int, int], int]":
+    """Bytes of the files that it has open and that have no name any more, so nobody finds them."""
+    found = {}
+    with os.scandir(f"/proc/{process}/fd") as descriptors:
+        for descriptor in descriptors:
+            with contextlib.suppress(OSError):
+                status = descriptor.stat()
+                is_removed = status.st_nlink == 0 and stat.S_ISREG(status.st_mode)
+                if is_removed and status.st_dev in disks:
+                    found[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return found
 
 
 def _detached_kb() -> int:

@@ -21,6 +21,7 @@ class Limits:
     file_bytes: int  # of one file
     disk_bytes: int  # of the workspace and the temporary folder
     disk_entries: int  # files, folders and links in both
+    disk_reserve_bytes: int  # that stay free on the host's disk, whoever fills it
     output_bytes: int  # of one command
     open_files: int = _OPEN_FILES  # of one process
     nice: int = _NICE
@@ -36,6 +37,7 @@ class Limits:
             file_bytes=settings.max_file_bytes,
             disk_bytes=settings.sandbox_disk_bytes,
             disk_entries=settings.sandbox_disk_entries,
+            disk_reserve_bytes=settings.sandbox_disk_reserve_bytes,
             output_bytes=settings.sandbox_output_bytes,
         )
 
@@ -43,6 +45,7 @@ class Limits:
         """What the first process of a sandbox has to know."""
         return {
             "memory_bytes": self.memory_bytes,
+            "disk_bytes": self.disk_bytes,
             "processes": self.processes,
             "cpu_s": self.cpu_s,
             "file_bytes": self.file_bytes,

@@ -31,7 +31,12 @@ _MAX_MESSAGE_BYTES = 4096
 _CREDENTIALS = struct.Struct("3i")  # struct ucred
 _KILLED = 128 + signal.SIGKILL
 
-StopReason = Literal["timeout", "output", "memory", "processes", "disk"]
+StopReason = Literal["timeout", "output", "memory", "processes", "disk", "reserve"]
+_EXCEEDED: Mapping[object, StopReason] = {
+    "memory": "memory",
+    "processes": "processes",
+    "disk": "disk",
+}
 
 
 class SandboxError(HandingerServerError):
@@ -345,7 +350,7 @@ class SandboxProcess:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
                     self._first.set_result(_CREDENTIALS.unpack(content)[0])
         elif "exceeded" in said:
-            reason: StopReason = "memory" if said["exceeded"] == "memory" else "processes"
+            reason = _EXCEEDED[said["exceeded"]]
             for command in self._commands.values():
                 command.stopped = command.stopped or reason
         elif "exit" in said:

@@ -113,20 +113,38 @@ class Sandbox:
         """Stop everything when the disk holds more than it may; no kernel limit does that."""
         while process.is_alive:
             began = time.monotonic()
-            fits = await asyncio.to_thread(self._fits)
+            free_bytes = self._free_bytes()
+            room_bytes = await asyncio.to_thread(self._room_bytes)
             took = time.monotonic() - began
-            if not fits and process.is_alive:
+            if free_bytes < self._limits.disk_reserve_bytes:
+                # There are ways to have disk that nobody can count; this ends all of them.
+                process.stop("reserve")
+            elif room_bytes is None:
                 process.stop("disk")
-            await asyncio.sleep(max(_LOOK_INTERVAL_S, took / _LOOK_SHARE))
+            await self._rest(took / _LOOK_SHARE, free_bytes - (room_bytes or 0))
 
-    def _fits(self) -> bool:
+    async def _rest(self, rest_s: float, least_free_bytes: int) -> None:
+        """Wait, but no longer than the disk has more free than this: all of it may be ours."""
+        until = time.monotonic() + rest_s
+        while True:
+            await asyncio.sleep(_LOOK_INTERVAL_S)
+            if time.monotonic() >= until or self._free_bytes() <= least_free_bytes:
+                return
+
+    def _free_bytes(self) -> int:
+        """Of the host's disk."""
+        disk = os.statvfs(self._folder)
+        return disk.f_bavail * disk.f_frsize
+
+    def _room_bytes(self) -> int | None:
+        """What may still be written; None if too much was written already."""
         room_bytes, room_entries = self._limits.disk_bytes, self._limits.disk_entries
         for folder in (self.workspace, self._temporary):
             used = usage(folder, room_bytes, room_entries)
             if used is None:
-                return False
+                return None
             room_bytes, room_entries = room_bytes - used[0], room_entries - used[1]
-        return True
+        return room_bytes
 
 
 def usage(folder: Path, room_bytes: int, room_entries: int) -> tuple[int, int] | None:

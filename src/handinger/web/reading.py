@@ -105,6 +105,7 @@ class Reader:
         self._slots = asyncio.Semaphore(max(2, os.cpu_count() or 1))
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
+        self._changing = asyncio.Lock()  # held by who starts or ends the process
 
     @property
     def pid(self) -> int | None:
@@ -130,6 +131,10 @@ class Reader:
 
     async def close(self) -> None:
         """End the process, and what it still reads."""
+        async with self._changing:
+            await self._end()
+
+    async def _end(self) -> None:
         if self._channel is not None:
             self._channel.close()  # On which the process ends, and all that it has started.
             self._channel = None
@@ -156,16 +161,19 @@ class Reader:
 
     async def _hand_over(self, body: BinaryIO, answer: socket.socket) -> None:
         files = [body.fileno(), answer.fileno()]
-        if self._channel is not None:
-            try:
-                socket.send_fds(self._channel, [b"p"], files)
-            except OSError as error:
-                logger.warning("The process that reads pages has ended and is replaced: %s", error)
-                await self.close()
-            else:
-                return
-        self._channel = self._start()
-        socket.send_fds(self._channel, [b"p"], files)
+        # Who finds it dead replaces it, and everybody else waits for that one's.
+        async with self._changing:
+            if self._channel is not None:
+                try:
+                    socket.send_fds(self._channel, [b"p"], files)
+                except OSError as error:
+                    logger.warning("The process that reads pages ended and is replaced: %s", error)
+                else:
+                    return
+            # Also of one whose end somebody was too impatient to wait for.
+            await self._end()
+            self._channel = self._start()
+            socket.send_fds(self._channel, [b"p"], files)
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()

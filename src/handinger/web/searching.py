@@ -25,6 +25,10 @@ _TAG = re.compile(r"<[^<>]{0,200}>")
 _ANSWER = TypeAdapter(dict[str, Any])
 
 
+class NotSearchedError(WebError):
+    """The provider refused the query, or never got it: there is nothing to pay for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """One page that a search found."""
@@ -104,11 +108,15 @@ class Searcher:
                 client.stream(method, base + path, **request) as response,
             ):
                 if not response.is_success:
-                    raise WebError(_refusal(response.status_code))
+                    raise NotSearchedError(_refusal(response.status_code))
                 body = await _bounded(response)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+            raise NotSearchedError(
+                f"The search cannot be reached ({type(error).__name__}); try again, or do without."
+            ) from error
         except httpx2.HTTPError as error:
             raise WebError(
-                f"The search cannot be reached ({type(error).__name__}); try again, or do without."
+                f"The search broke off ({type(error).__name__}); try again, or do without."
             ) from error
         try:
             return _ANSWER.validate_json(body)
@@ -146,7 +154,7 @@ def _ask_engines(query: str, count: int, timeout_s: float) -> list[dict[str, Any
     except DDGSException as error:
         if "No results" in str(error):
             return []
-        raise WebError(
+        raise NotSearchedError(
             f"The search engines cannot be reached ({type(error).__name__}); do without."
         ) from error
 

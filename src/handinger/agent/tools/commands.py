@@ -51,6 +51,9 @@ _STOPPED = {
     "have. Everything in the sandbox was stopped.",
     "disk": "The disk of the sandbox is full ({disk_mib} MiB, or {disk_entries} files and folders, "
     "temporary ones included). Everything in the sandbox was stopped. Remove what is not needed.",
+    "reserve": "The disk of the host is nearly full: less than {reserve_mib} MiB are free. "
+    "Everything in the sandbox was stopped. Its operator has to make room; remove what is not "
+    "needed, or do without.",
 }
 
 
@@ -179,6 +182,7 @@ def _why_stopped(deps: ToolContext, execution: Execution, timeout_s: float) -> s
         processes=settings.sandbox_processes,
         disk_mib=settings.sandbox_disk_bytes // (1024 * 1024),
         disk_entries=settings.sandbox_disk_entries,
+        reserve_mib=settings.sandbox_disk_reserve_bytes // (1024 * 1024),
     )
 
 

@@ -18,7 +18,7 @@ from handinger.web import reading, urls
 from handinger.web.fetching import Fetched, Fetcher
 from handinger.web.guard import Hosts, WebError
 from handinger.web.reading import PageText, Reader
-from handinger.web.searching import Searcher
+from handinger.web.searching import NotSearchedError, Searcher
 from handinger.web.urls import WebUrl
 
 FOLDER = "scratchpad/web"
@@ -72,11 +72,16 @@ class WebTools:
         max_results: Annotated[int, Field(ge=1, le=_MAX_RESULTS)] = 5,
     ) -> list[dict[str, str]]:
         """Search the web. Gives pages with title, URL and a snippet; web_fetch reads one."""
+        paid = True
         try:
             found = await self._searcher.search(query, max_results)
         except WebError as error:
+            paid = not isinstance(error, NotSearchedError)
             raise ToolFailed(str(error)) from error
-        effects(ctx).spending += Spending(tool_cost_nano=_search_nano(self._settings, {}))
+        finally:
+            # The provider may bill a query whose answer did not arrive, or was not waited for.
+            if paid:
+                effects(ctx).spending += Spending(tool_cost_nano=_search_nano(self._settings, {}))
         # Words of the query that come back count for nothing.
         told = urls.addresses_in("\n".join(f"{each.title} {each.snippet}" for each in found))
         links = frozenset(told - urls.addresses_in(query)) | urls.addresses(
