@@ -81,9 +81,9 @@ class RemoteTool:
         return self.server.permits(self.name)
 
     @property
-    def is_harmless(self) -> bool:
-        """Whether it can be called also when untrusted text was read, as far as its server says."""
-        return self.reads_only and not self.reaches_out
+    def permitted(self) -> bool:
+        """Whether it may be called also when untrusted text was read."""
+        return self.is_allowed or (self.reads_only and not self.reaches_out)
 
     @classmethod
     def of(cls, server: ConnectableServer, tool: "McpTool") -> "RemoteTool":
@@ -413,8 +413,8 @@ class McpTools(AbstractToolset[StepContext]):
             raise ToolFailed(f"The tool {name!r} is not there any more.")
         remote = tool.remote
         action = f"Calling the tool {name!r}"
+        await taint.require_permission(ctx, action, permitted=remote.permitted)
         if not remote.is_allowed:
-            await taint.require_permission(ctx, action, permitted=remote.is_harmless)
             for url in _urls(tool_args):
                 await taint.require_url(ctx, url)
         try:
