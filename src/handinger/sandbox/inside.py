@@ -148,7 +148,7 @@ class Runner:
             return
         self._watched_at = now
         threads, memory_kb = 0, _detached_kb()
-        removed: "dict[tuple[int, int], int]" = {}
+        removed: dict[tuple[int, int], int] = {}
         for name in os.listdir("/proc"):
             if not name.isdecimal() or name == "1":
                 continue
@@ -192,7 +192,7 @@ def _memory_kb(process: str) -> int:
 
 def _removed_bytes(process: str, disks: "set[int]") -> "dict[tuple[int, int], int]":
     """Bytes of the files that it has open and that have no name any more, so nobody finds them."""
-    found: "dict[tuple[int, int], int]" = {}
+    found: dict[tuple[int, int], int] = {}
     with os.scandir(f"/proc/{process}/fd") as descriptors:
         for descriptor in descriptors:
             with contextlib.suppress(OSError):
