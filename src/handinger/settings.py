@@ -173,7 +173,7 @@ class Settings(BaseSettings):
     sandbox_cpu_s: Annotated[int, Field(ge=1)] = 600
     sandbox_disk_bytes: Annotated[int, Field(ge=MIB)] = 2048 * MIB
     sandbox_disk_entries: Annotated[int, Field(ge=100)] = 50_000
-    sandbox_disk_reserve_bytes: Annotated[int, Field(ge=0)] = 256 * MIB
+    sandbox_disk_reserve_bytes: Annotated[int, Field(ge=0)] = 1024 * MIB
     sandbox_output_bytes: Annotated[int, Field(ge=1024)] = 10 * MIB
     sandbox_timeout_s: Annotated[int, Field(ge=1)] = 600
     sandbox_max_published: Annotated[int, Field(ge=0)] = 100

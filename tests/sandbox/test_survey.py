@@ -143,3 +143,10 @@ def test_the_doctor_says_why_namespaces_are_forbidden(tmp_path: Path, said: str,
     assert finding["state"] == "no"
     assert said in finding["detail"]
     assert advice in finding["advice"]
+
+
+async def test_a_disk_with_little_left_is_told(tmp_path: Path):
+    configured = settings.load(data_dir=tmp_path, sandbox_disk_reserve_bytes=1 << 60)
+    found = {finding.name: finding for finding in (await examine(configured)).findings}
+    assert found["disk"].state == "no"
+    assert "HANDINGER_SANDBOX_DISK_RESERVE_BYTES" in found["disk"].advice

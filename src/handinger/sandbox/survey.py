@@ -12,7 +12,7 @@ import shutil
 import stat
 import sys
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -187,7 +187,9 @@ def _other_uid() -> int:
 
 async def _examine(host: Host, limits: Limits, folders: Folders, *, thorough: bool) -> Survey:
     """Run a command in a sandbox made so. Raises SandboxError."""
-    sandbox = Sandbox(f"survey-{secrets.token_hex(4)}", folders, host, limits)
+    # A disk that is full now may be so no longer when a worker has a command.
+    whatever_is_free = replace(limits, disk_reserve_bytes=0)
+    sandbox = Sandbox(f"survey-{secrets.token_hex(4)}", folders, host, whatever_is_free)
     try:
         look = [str(host.python), "-c", _LOOK]
         done = await sandbox.execute(look if thorough else ["true"], timeout_s=30)
@@ -199,7 +201,9 @@ async def _examine(host: Host, limits: Limits, folders: Folders, *, thorough: bo
     if not thorough:
         return Survey(host, ())
     seen = cast("dict[str, Any]", json.loads(done.stdout))
-    return Survey(host, tuple(_findings(host, limits, seen)))
+    disk = os.statvfs(folders.root)
+    free_bytes = disk.f_bavail * disk.f_frsize
+    return Survey(host, tuple(_findings(host, limits, seen, free_bytes)))
 
 
 # What commands find, told by one that looks.
@@ -213,7 +217,9 @@ print(json.dumps({{
 """
 
 
-def _findings(host: Host, limits: Limits, seen: Mapping[str, Any]) -> Iterator[Finding]:
+def _findings(
+    host: Host, limits: Limits, seen: Mapping[str, Any], free_bytes: int
+) -> Iterator[Finding]:
     mib = 1024 * 1024
     yield Finding("commands", "yes", f"They run under {host.bwrap}, and end with their turn.")
     yield _about_user(host)
@@ -243,12 +249,7 @@ def _findings(host: Host, limits: Limits, seen: Mapping[str, Any]) -> Iterator[F
             "processor time a process; how many they use at a time is not limited.",
             _CGROUPS,
         )
-    yield Finding(
-        "disk",
-        "yes",
-        f"At most {limits.file_bytes // mib} MiB a file, and {limits.disk_bytes // mib} MiB and "
-        f"{limits.disk_entries} files a sandbox, which is looked at every moment.",
-    )
+    yield _about_disk(limits, free_bytes)
     libraries = ", ".join(seen["libraries"])
     yield Finding(
         "python",
@@ -288,6 +289,25 @@ def _about_limit(name: str, by_kernel: bool, limit: str, *, held: str) -> Findin
         f"At most {limit}. It is looked at five times a second, so it can be passed for a moment; "
         f"{held}.",
         _CGROUPS,
+    )
+
+
+def _about_disk(limits: Limits, free_bytes: int) -> Finding:
+    mib = 1024 * 1024
+    if free_bytes < limits.disk_reserve_bytes:
+        return Finding(
+            "disk",
+            "no",
+            f"Only {free_bytes // mib} MiB are free where sandboxes keep their files, so commands "
+            "are stopped as they start.",
+            f"Make {limits.disk_reserve_bytes // mib} MiB free, or set "
+            "HANDINGER_SANDBOX_DISK_RESERVE_BYTES.",
+        )
+    return Finding(
+        "disk",
+        "yes",
+        f"At most {limits.file_bytes // mib} MiB a file, and {limits.disk_bytes // mib} MiB and "
+        f"{limits.disk_entries} files a sandbox, which is looked at every moment.",
     )
 
 
