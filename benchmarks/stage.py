@@ -5,7 +5,7 @@ import functools
 import statistics
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -128,11 +128,14 @@ class Stage:
         return bare
 
     @contextlib.contextmanager
-    def fresh_server(self) -> Generator[Serving]:
+    def fresh_server(self, environment: Mapping[str, str] | None = None) -> Generator[Serving]:
         """A server on a new data directory."""
         with tempfile.TemporaryDirectory(prefix="handinger-bench-") as folder:
             server = HandingerServer(
-                Path(folder) / "data", model_url=self.model.base_url, preload=False
+                Path(folder) / "data",
+                model_url=self.model.base_url,
+                environment=environment,
+                preload=False,
             )
             try:
                 server.start()
