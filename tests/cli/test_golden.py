@@ -257,7 +257,7 @@ def _named(text: str, scene: Scene) -> str:
         return seen.setdefault(match[0], f"{kind}{count + 1}")
 
     # A text in deltas is of one type, however many there are.
-    text = re.sub(r"(\"?text-delta\"?\n(---\n)?)+", r"\1", text)
+    text = re.sub(r"(\"?text-delta\"?\n(\.\.\.\n)?(---\n)?)+", r"\1", text)
     text = re.sub(r"\b((?:wrk|trn|msg|sch|src|req|call|org|key)_)[0-9a-zA-Z]{8,}", name, text)
     for pattern, stands_for in (
         (r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)", "TIME"),

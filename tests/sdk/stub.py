@@ -137,7 +137,7 @@ def hang_up() -> Answer:
 
 
 def wait_then(answer: Answer, until: threading.Event) -> Answer:
-    """The same answer, not before the event is set (10 s at most)."""
+    """The same answer, not before the event is set (40 s at most)."""
 
     def later(handler: _Handler) -> None:
         until.wait(40)
