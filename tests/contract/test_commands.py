@@ -1,6 +1,9 @@
 """`run_command` (1.10): commands in the worker's sandbox, and what becomes of its files."""
 
+import base64
+import io
 import time
+import zipfile
 from typing import Any
 
 import pytest
@@ -27,6 +30,8 @@ def priced(new_server: StartServer, connect: Connect) -> Api:
         {
             "HANDINGER_SANDBOX_USD_PER_SECOND": str(PRICE_USD_PER_S),
             "HANDINGER_MAX_WORKSPACE_FILES": "300",
+            "HANDINGER_MAX_FILE_BYTES": "1000000",
+            "HANDINGER_SANDBOX_DISK_BYTES": "8000000",
             "HANDINGER_BUDGETS": '{"low": {"seconds": 10, "usd": 5}}',
         },
     )
@@ -200,6 +205,47 @@ def test_more_files_than_allowed_are_not_kept_until_there_are_fewer(priced: Api,
     assert "it may have 300" in still["notes"][0]
     assert "notes" not in fewer
     assert filenames(worker) == ["kept.txt"]
+
+
+def zip_of(*sizes: int) -> str:
+    """In base64, an archive of files that are nothing but zeros."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for number, size in enumerate(sizes):
+            packed.writestr(f"{number}.bin", bytes(size))
+    return base64.b64encode(archive.getvalue()).decode()
+
+
+@pytest.mark.parametrize(
+    ("bomb", "says"),
+    [
+        (zip_of(50_000_000), "File too large"),
+        (zip_of(*[900_000] * 60), "The disk of the sandbox is full"),
+    ],
+    ids=["one file", "many files"],
+)
+def test_an_archive_that_is_a_bomb_hurts_nobody(
+    priced: Api, scripts: Scripts, bomb: str, says: str
+):
+    """Only commands unpack anything; they run into the limits, and the agent can clean up."""
+    unpack = "import time, zipfile\nfor one in zipfile.ZipFile('inbox/bomb.zip').infolist():\n"
+    unpack += "    zipfile.ZipFile('inbox/bomb.zip').extract(one); time.sleep(0.05)"
+    steps = [
+        Step(tool_calls=[ToolCall("read_file", {"path": "inbox/bomb.zip"})]),
+        Step(tool_calls=[run(f'python3 -c "{unpack}"')]),
+        Step(tool_calls=[run("rm -f *.bin; echo on")]),
+        Step(text="done"),
+    ]
+    file = {"filename": "bomb.zip", "data": bomb}
+    response = priced.create(scripts(*steps), budget="high", files=[file])
+    worker = response.json()
+    assert (worker["error"], worker["output_text"]) == (None, "done")
+    read_back, unpacked, after = results_of(worker)
+    assert "is no text (application/zip" in read_back
+    assert unpacked["exit_code"] != 0
+    assert says in unpacked["stderr"] + " ".join(unpacked.get("notes", ()))
+    assert after["stdout"] == "on\n"
+    assert filenames(worker) == []
 
 
 def test_links_and_pipes_are_not_kept_and_never_followed(api: Api, scripts: Scripts):

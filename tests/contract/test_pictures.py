@@ -13,7 +13,7 @@ from pydantic_ai.messages import ModelRequest, ToolReturnPart
 from handinger.agent import pictures, sizes
 from tests.contract.wire import worker_in
 from tests.contract.world import Api, Scripts
-from tests.support.model_server import Step, ToolCall
+from tests.support.model_server import HttpError, Step, ToolCall
 from tests.support.server import HandingerServer
 
 
@@ -143,6 +143,46 @@ def test_a_model_that_cannot_see_is_told(narrow_api: Api, scripts: Scripts):
     assert not any(images_in(request) for request in scripted.requests)
     (told,) = (part for part in worker["messages"][1]["parts"] if part["type"] == "tool-read_file")
     assert "You cannot see pictures" in told["output"]
+
+
+NO_PICTURE = {"error": {"message": "The image data is not valid.", "type": "invalid_request_error"}}
+
+
+@pytest.mark.parametrize("status", [400, 404, 415])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_picture_that_the_provider_refuses_is_not_shown_again(
+    api: Api, scripts: Scripts, status: int, streamed: bool
+):
+    """A picture that it took before still is, and the next one is tried."""
+    broken, other = b"\x89PNG\r\n\x1a\n and nothing", png(3, 3)
+    scripted = scripts(
+        read("chart.png"),
+        read("broken.png"),
+        Step(
+            tool_calls=[ToolCall("read_file", {"path": "inbox/other.png"})],
+            attempts=[HttpError(status, body=NO_PICTURE)],
+        ),
+        Step(text="two charts"),
+    )
+    files = [sent(), sent(broken, "broken.png"), sent(other, "other.png")]
+    answer = api.create(scripted, files=files, stream=streamed)
+    worker = api.worker(answer.headers["x-handinger-worker-id"])
+    assert worker["error"] is None
+    assert worker["output_text"] == "two charts"
+    images = [len(images_in(request)) for request in scripted.requests]
+    assert images == [0, 1, 2, 1, 2]
+    refused = scripted.requests[3].messages[-1]["content"]
+    assert "The model's provider refused it, so you cannot see it." in str(refused)
+
+
+def test_a_provider_that_fails_for_another_reason_is_an_error_all_the_same(
+    api: Api, scripts: Scripts
+):
+    refusal = HttpError(400, body=NO_PICTURE)
+    scripted = scripts(read(), Step(text="x", fail_always=refusal))
+    worker = worker_in(api.create(scripted, files=[sent()]))
+    assert worker["error"]["code"] == "model_error"
+    assert [len(images_in(request)) for request in scripted.requests] == [0, 1, 0]
 
 
 def test_a_picture_counts_in_what_is_reserved_and_goes_first_when_money_is_short():

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_BACKOFF_S = 30.0
 _MAX_RETRY_AFTER_S = 120.0
+# Answers that have nothing to do with what was sent: who pays, who may, how often.
+_NO_MATTER = (401, 402, 403, 429)
 
 
 class _Released(Exception):
@@ -207,6 +209,7 @@ class TurnRun:
                         return plan
                     node = await self._model.make(run, node, plan, mark=mark)
                     self._failures = 0
+                    attempt.context.pictures.was_taken()
                     if attempt.ended:
                         return None
                     mark = len(run.ctx.state.message_history)
@@ -231,13 +234,12 @@ class TurnRun:
         metrics.model_failures.inc()
         if not failure.was_answering and not models.may_be_billed(error):
             attempt.under_way = None
-        if not models.is_transient(error) or self._failures > self._process.settings.model_retries:
+        if models.is_transient(error) and self._failures <= self._process.settings.model_retries:
+            delay_s = self._delay_s(error)
+        elif self._withholds_pictures(error):
+            delay_s = self._failures = 0
+        else:
             return _model_error(error)
-        jitter = random.uniform(0.75, 1.25)  # noqa: S311 # Nobody gains by guessing it.
-        delay_s = min(_MAX_BACKOFF_S, 0.5 * 2 ** (self._failures - 1)) * jitter
-        asked_s = error.retry_after if isinstance(error, ai_errors.ModelAPIError) else None
-        if asked_s is not None:
-            delay_s = max(delay_s, min(asked_s, _MAX_RETRY_AFTER_S))
         # The time that is kept for the concluding call is not spent waiting for another one.
         delay_s = min(delay_s, seconds_until(attempt.allowance.conclude_at) or delay_s)
         reason = models.explain(error)
@@ -250,6 +252,19 @@ class TurnRun:
             await attempt.write(Record(charges=charges, reserve=attempt.next_call()))
         await asyncio.sleep(delay_s)
         return None
+
+    def _delay_s(self, error: Exception) -> float:
+        """How long to wait: longer with each failure, and as long as the provider asks for."""
+        jitter = random.uniform(0.75, 1.25)  # noqa: S311 # Nobody gains by guessing it.
+        delay_s = min(_MAX_BACKOFF_S, 0.5 * 2 ** (self._failures - 1)) * jitter
+        asked_s = error.retry_after if isinstance(error, ai_errors.ModelAPIError) else None
+        return delay_s if asked_s is None else max(delay_s, min(asked_s, _MAX_RETRY_AFTER_S))
+
+    def _withholds_pictures(self, error: Exception) -> bool:
+        """Whether a call that failed for good may succeed without pictures that it had."""
+        if not isinstance(error, ai_errors.ModelHTTPError) or error.status_code in _NO_MATTER:
+            return False
+        return self._attempt.context.pictures.withhold()
 
     # Ending
 

@@ -3,6 +3,9 @@
 A result that shows a picture says so in words, and names its bytes in the result's metadata, which
 no model is sent. So neither the journal nor the told story holds a picture, and a turn that was
 resumed shows it as well. A later turn has the words only; its agent can read the file again.
+
+A provider may refuse a picture that looked like one. Then the call is repeated without the pictures
+that it had not taken before, and the model is told that it cannot see them.
 """
 
 import logging
@@ -25,6 +28,7 @@ MAX_BYTES = 3_900_000
 
 _MOST_SHOWN = 8  # in one request, the newest ones
 _PICTURE = "picture"
+_WITHHELD = "The model's provider refused it, so you cannot see it. Commands can still work on it."
 
 
 def media_type(content: bytes) -> str | None:
@@ -67,6 +71,7 @@ async def shown(
         return list(messages)
     told = list(messages)
     left = _MOST_SHOWN
+    ctx.deps.pictures.sent.clear()
     for place in range(len(told) - 1, -1, -1):
         message = told[place]
         if not isinstance(message, ModelRequest):
@@ -84,6 +89,9 @@ async def shown(
 async def _with_picture(ctx: RunContext[ToolContext], part: ToolReturnPart) -> ToolReturnPart:
     named = _named(part)
     assert named is not None
+    showing = ctx.deps.pictures
+    if named["sha256"] in showing.refused:
+        return replace(part, content=f"{part.content} [{_WITHHELD}]")
     try:
         content = await ctx.deps.workspace.load(named["sha256"])
     except FileNotFoundError:  # Replaced meanwhile, and removed since nothing uses it.
@@ -92,6 +100,7 @@ async def _with_picture(ctx: RunContext[ToolContext], part: ToolReturnPart) -> T
         # The next request may have it; the model has nothing to do with it, and need not fail.
         logger.warning("A picture cannot be loaded, so the model is told so: %s", error)
         return replace(part, content=f"{part.content} [It cannot be loaded at this moment.]")
+    showing.sent.add(named["sha256"])
     picture = BinaryContent(content, media_type=named["mediaType"])
     return replace(part, content=[part.content, picture])
 

@@ -11,6 +11,7 @@ from pydantic_ai import RunContext, ToolFailed
 from handinger import sources
 from handinger.agent.shell import Shell
 from handinger.agent.tools.pages import Pages
+from handinger.agent.tools.showing import Showing
 from handinger.agent.ui_events import clean
 from handinger.budgets import Kind, Reservation, Spending
 from handinger.files import Change, Workspace
@@ -65,6 +66,7 @@ class ToolContext:
     tools_end_at: datetime | None = None  # when calls are cut off, so that the turn can conclude
     step: int = 0  # the number of the model call, from 1
     pages: Pages = field(default_factory=Pages)
+    pictures: Showing = field(default_factory=Showing)
     # The worker's, by URL; None until one is needed.
     sources: dict[str, Source] | None = None
     # By the id of the call. Calls of one step have different ids.

@@ -1,6 +1,7 @@
 """The web tools: search, and fetch a page as text. What they bring back is untrusted."""
 
 import hashlib
+import mimetypes
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -189,7 +190,7 @@ def _search_nano(settings: Settings, arguments: Mapping[str, Any]) -> int:
 
 
 def _suffix(media_type: str, otherwise: str) -> str:
-    return _SUFFIXES.get(media_type, otherwise)
+    return _SUFFIXES.get(media_type) or mimetypes.guess_extension(media_type) or otherwise
 
 
 def _file_name(url: str) -> str:
