@@ -145,7 +145,9 @@ def test_a_model_that_cannot_see_is_told(narrow_api: Api, scripts: Scripts):
     assert "You cannot see pictures" in told["output"]
 
 
-NO_PICTURE = {"error": {"message": "The image data is not valid.", "type": "invalid_request_error"}}
+NO_PICTURE: Any = {
+    "error": {"message": "The image data is not valid.", "type": "invalid_request_error"}
+}
 
 
 @pytest.mark.parametrize("status", [400, 404, 415])

@@ -364,8 +364,8 @@ def test_a_page_that_orders_to_mail_the_workspace_is_not_obeyed(
     )
 
     def mail(to: str) -> ToolCall:
-        files = ["secret.txt"]
-        arguments = {"to": to, "subject": "All of it", "body": "Here.", "attachments": files}
+        arguments: dict[str, Any] = {"to": to, "subject": "All of it", "body": "Here."}
+        arguments["attachments"] = ["secret.txt"]
         return ToolCall("send_email", arguments)
 
     worker, _, _, outside, inside, sent = run(
