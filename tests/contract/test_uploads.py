@@ -1,9 +1,11 @@
 """Files that come with an instruction: multipart and JSON, names, limits, retries (1.2, 1.5)."""
 
 import base64
+import http.client
 import itertools
 import json
 import uuid
+from contextlib import closing
 from typing import Any
 
 import httpx2
@@ -338,28 +340,48 @@ def test_a_file_where_a_folder_is_needed_is_gone_round(
 # Retries
 
 
-@pytest.mark.parametrize("by_key", [True, False])
 @pytest.mark.parametrize("continuing", [False, True])
-def test_a_retry_with_another_boundary_is_the_same_request(
-    api: Api, scripts: Scripts, by_key: bool, continuing: bool
+def test_a_key_with_another_boundary_joins_the_same_request(
+    api: Api, scripts: Scripts, continuing: bool
 ):
-    path = "/api/workers"
-    if continuing:
-        path += "/" + worker_in(api.create(scripts(Step(text="x"))))["id"]
+    path = _path(api, scripts, continuing=continuing)
     instruction = scripts.held("once")
     parts = (text("input", instruction.input), ("files", "a.txt", CSV), ("files", "b.bin", BINARY))
-    headers = {"Idempotency-Key": str(uuid.uuid4())} if by_key else {}
-    first = api.beside(post_form, api, path, *parts, headers=headers)
+    key = {"Idempotency-Key": str(uuid.uuid4())}
+    first = api.beside(post_form, api, path, *parts, headers=key)
     instruction.wait_for(1)
-    second = api.beside(post_form, api, path, *parts, headers={**headers, **RETRY})
+    second = api.beside(post_form, api, path, *parts, headers={**key, **RETRY})
     different = (*parts[:2], ("files", "b.bin", BINARY[:-1]))
-    if by_key:
-        other = post_form(api, path, *different, headers={**headers, **RETRY})
-        error_in(other, 422, "idempotency_key_reused")
+    other = post_form(api, path, *different, headers={**key, **RETRY})
+    error_in(other, 422, "idempotency_key_reused")
     instruction.open()
     workers = [worker_in(answer.result()) for answer in (first, second)]
     assert workers[0]["id"] == workers[1]["id"]
     assert len(instruction.requests) == 1
+
+
+@pytest.mark.parametrize("continuing", [False, True])
+def test_a_retry_with_another_boundary_joins_the_request_that_was_hung_up(
+    api: Api, scripts: Scripts, continuing: bool
+):
+    path = _path(api, scripts, continuing=continuing)
+    instruction = scripts.held("once")
+    parts = (text("input", instruction.input), ("files", "a.txt", CSV), ("files", "b.bin", BINARY))
+    content_type, body = form(*parts)
+    with closing(http.client.HTTPConnection("127.0.0.1", api.server.port, timeout=20)) as client:
+        sent = {"Authorization": f"Bearer {api.key}", "Content-Type": content_type}
+        client.request("POST", path, body, sent)
+        instruction.wait_for(1)
+    again = api.beside(post_form, api, path, *parts, headers=RETRY)
+    instruction.open()
+    assert worker_in(again.result())["output_text"] == "once"
+    assert len(instruction.requests) == 1
+
+
+def _path(api: Api, scripts: Scripts, *, continuing: bool) -> str:
+    if not continuing:
+        return "/api/workers"
+    return "/api/workers/" + worker_in(api.create(scripts(Step(text="x"))))["id"]
 
 
 # What is refused makes nothing
