@@ -110,9 +110,12 @@ def test_two_servers_each_have_their_key(cli: Cli, stub: Stub):
         other.close()
 
 
-def test_a_damaged_file_is_named(cli: Cli, home: Path):
+def test_a_damaged_file_is_named_and_mended_by_the_next_login(cli: Cli, stub: Stub, home: Path):
     (home / "handinger").mkdir()
     (home / "handinger" / "credentials.json").write_text("{")
     status, _, err = cli("workers", "list")
     assert status == 2
     assert "credentials.json cannot be read" in err
+    stub.on(LIST, *[reply(PAGE)] * 2)
+    assert cli("login", "--base-url", stub.url, "--api-key", KEY)[0] == 0
+    assert cli("workers", "list")[0] == 0

@@ -88,6 +88,18 @@ def test_background_returns_at_once(cli: Cli, stub: Stub):
     assert stub.requests[0].headers["prefer"] == "respond-async"
 
 
+def test_background_is_no_failure_because_an_older_turn_was_one(cli: Cli, stub: Stub):
+    waiting = {**FAILED, "status": "pending", "running": True}
+    stub.on(f"POST {ONE}", *[reply(waiting, 202)] * 2)
+    status, _, err = cli("workers", "continue", WORKER_ID, "--input", "a", "--background")
+    assert (status, err) == (0, "")
+    status, out, _ = cli(
+        "workers", "continue", WORKER_ID, "--input", "a", "--background", "--format", "pretty"
+    )
+    assert status == 0
+    assert "the turn before failed" in out
+
+
 def test_the_idempotency_key_is_passed_on(cli: Cli, stub: Stub):
     stub.on(POST, reply(worker()))
     cli("workers", "create", "--input", "a", "--idempotency-key", "mine")

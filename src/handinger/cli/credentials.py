@@ -36,8 +36,15 @@ def location() -> Path:
     return Path(folder) / "handinger" / "credentials.json"
 
 
+class DamagedCredentials(CommandError):
+    """The file is not what a login writes; the next login writes it anew."""
+
+
 def load() -> Credentials:
-    """What was kept; nothing if there was no login. Raises CommandError if it cannot be read."""
+    """What was kept; nothing if there was no login.
+
+    Raises DamagedCredentials, and CommandError if the file cannot be read.
+    """
     try:
         path = location()
     except CommandError:
@@ -46,8 +53,10 @@ def load() -> Credentials:
         kept: object = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return Credentials()
-    except (OSError, ValueError) as error:
-        raise CommandError(f"{path} cannot be read ({error}); log in again.") from error
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise DamagedCredentials(f"{path} cannot be read ({error}); log in again.") from error
     values = cast("dict[str, object]", kept) if isinstance(kept, dict) else {}
     base_url, keys = values.get("baseUrl"), values.get("keys")
     known = cast("dict[object, object]", keys) if isinstance(keys, dict) else {}

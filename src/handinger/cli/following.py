@@ -98,6 +98,10 @@ def carry_out(
     def wait() -> int:
         with _spinner():
             answer = instruction.ask(client, background=background)
+        if background:
+            # Nothing is known of the turn yet: an error that the answer tells is of an older one.
+            show_worker(answer, options)
+            return ExitCode.OK
         return show_turn(answer, options)
 
     return _detachable(client, wait, lambda: _find(instruction, options))

@@ -26,7 +26,10 @@ def login(*, options: Given) -> None:
     key = _ask(options, base_url)
     with Handinger(api_key=key, base_url=base_url) as client:
         client.workers.with_raw_response.list(limit=1)
-    kept = credentials.load()
+    try:
+        kept = credentials.load()
+    except credentials.DamagedCredentials:
+        kept = credentials.Credentials()
     kept.base_url = base_url
     kept.keys[base_url] = key
     path = credentials.save(kept)

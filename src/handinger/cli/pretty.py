@@ -108,7 +108,8 @@ def show_closing(console: Console, worker: Worker) -> None:
     """The end of an answer: what is wrong with it, its files, its price, and how to go on."""
     lines = [Text()]
     if worker.error is not None:
-        what = f"failed: {worker.error.code}: {worker.error.message}"
+        which = "the turn before failed" if worker.running else "failed"
+        what = f"{which}: {worker.error.code}: {worker.error.message}"
         lines.append(Text(printable(what), style="bold red"))
     if worker.incomplete_details is not None:
         why = printable(worker.incomplete_details.reason)
