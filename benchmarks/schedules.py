@@ -61,22 +61,32 @@ def _asleep(
     stage: Stage, serving: Serving, database: psycopg.Connection, workers: Sequence[str]
 ) -> Sequence[Row]:
     seconds = stage.count(5, quick=1)
-    none_ms = [stages.idle_cpu_ms(serving, seconds=seconds) for _ in range(LOOKS)]
+    none = [stages.idle_cpu_ms(serving, seconds=seconds) for _ in range(LOOKS)]
     none_mb = serving.rss_mb
     given = {"input": stages.prompt("tick"), "workers": list(workers), "each": A_WORKER}
     count = database.execute(_INSERT, given).rowcount
     assert count == len(workers) * A_WORKER
-    asleep_ms: list[float] = []
+    asleep: list[tuple[float, float]] = []
     asleep_mb: list[float] = []
     for _ in range(LOOKS):
-        asleep_ms.append(stages.idle_cpu_ms(serving, seconds=seconds))
+        asleep.append(stages.idle_cpu_ms(serving, seconds=seconds))
         asleep_mb.append(serving.rss_mb)
-    more_ms = stages.differences(asleep_ms, none_ms)
+    none_ms, none_pg_ms = zip(*none, strict=True)
+    asleep_ms, asleep_pg_ms = zip(*asleep, strict=True)
+    both = [server + postgres for server, postgres in asleep]
+    more_ms = stages.differences(both, [server + postgres for server, postgres in none])
     more_mb = stages.differences(asleep_mb, [none_mb])
     return [
         Row("server CPU a second, no schedule", "ms", none_ms),
         Row(f"server CPU a second, {count} asleep", "ms", asleep_ms, none_ms),
-        Row("those above none (1 % of a core)", "ms", more_ms, bound=Bound(at_most=10)),
+        Row("PostgreSQL CPU a second, no schedule", "ms", none_pg_ms),
+        Row(f"PostgreSQL CPU a second, {count} asleep", "ms", asleep_pg_ms, none_pg_ms),
+        Row(
+            "both together, those above none (1 % of a core)",
+            "ms",
+            more_ms,
+            bound=Bound(at_most=10),
+        ),
         Row("resident memory of those above none", "MB", more_mb, bound=Bound(at_most=2)),
     ]
 
@@ -122,7 +132,19 @@ def _at_once(
     assert fired[0] == count, f"{fired[0]} firings of {count} schedules"
     rate = count / (fired[1] - began).total_seconds()
     label = f"turns accepted of {count} due at once"
-    return [Row(label, "1/s", [rate], bound=Bound(at_least=150))]
+    return [
+        Row(label, "1/s", [rate], bound=Bound(at_least=150)),
+        Row("  how late each of those was", "ms", _late_ms(database)),
+    ]
+
+
+def _late_ms(database: psycopg.Connection) -> list[float]:
+    rows = database.execute(
+        "SELECT extract(epoch FROM f.fired_at - f.due_at) * 1000 FROM firings f"
+        " JOIN schedules s ON s.id = f.schedule_id"
+        " WHERE s.timing->>'type' = 'interval' AND f.turn_id IS NOT NULL"
+    )
+    return [float(row[0]) for row in rows]
 
 
 def _fired(database: psycopg.Connection) -> tuple[int, datetime]:

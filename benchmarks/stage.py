@@ -189,8 +189,12 @@ def differences(values: Sequence[float], floor: Sequence[float]) -> list[float]:
     return [value - statistics.median(floor) for value in values]
 
 
-def idle_cpu_ms(serving: Serving, *, seconds: float = 3.0) -> float:
-    """What the server uses in a second when there is nothing to do."""
+def idle_cpu_ms(serving: Serving, *, seconds: float = 3.0) -> tuple[float, float]:
+    """What the server, and what its PostgreSQL uses in a second when there is nothing to do."""
     before = serving.cpu()
     time.sleep(seconds)
-    return (serving.cpu().server_s - before.server_s) * 1000 / seconds
+    after = serving.cpu()
+    return (
+        (after.server_s - before.server_s) * 1000 / seconds,
+        (after.postgres_s - before.postgres_s) * 1000 / seconds,
+    )

@@ -36,13 +36,15 @@ def run(stage: Stage) -> Part:
             samples.append(_mean_cpu_ms(turns))
             everything += turns
     ratios = [ours / theirs for ours, theirs in zip(server_ms, agent_ms, strict=True)]
+    idle_ms, idle_postgres_ms = stages.idle_cpu_ms(stage.serving)
     part.rows = [
         Row("server over bare agent", "x", ratios, bound=Bound(at_most=1.2)),
         Row("server CPU a turn", "ms", server_ms, agent_ms),
         Row("PostgreSQL CPU a turn", "ms", postgres_ms),
         Row("floor: bare agent reading the stream", "ms", agent_ms),
         Row("floor: the stream's lines parsed as JSON", "ms", parse_ms),
-        Row("server CPU a second when idle", "ms", [stages.idle_cpu_ms(stage.serving)]),
+        Row("server CPU a second when idle", "ms", [idle_ms]),
+        Row("PostgreSQL CPU a second when idle", "ms", [idle_postgres_ms]),
     ]
     part.notes.append(stages.require_right(everything))
     part.notes.append(f"Each sample is the mean of {count} turns in a row.")
