@@ -167,7 +167,8 @@ def narrow_api(new_server: StartServer, connect: Connect) -> Api:
             "HANDINGER_BLOB_GRACE_S": "1",
             "HANDINGER_IMAGE_INPUT": "false",
             "HANDINGER_MODEL_RETRIES": "1",
-            "HANDINGER_BUDGETS": '{"low": {"modelCalls": null, "seconds": 2}}',
+            "HANDINGER_BUDGETS": '{"low": {"modelCalls": null, "seconds": 2},'
+            ' "unlimited": {"seconds": 2}}',
         },
     )
     return connect(server, server.key)

@@ -59,7 +59,7 @@ def test_tools_that_are_called_in_the_last_call_are_not_run(api: Api, scripts: S
     assert worker_in(api.go_on(worker["id"], following))["output_text"] == "next"
 
 
-@pytest.mark.parametrize(("budget", "calls"), [("standard", 20), (None, 20)])
+@pytest.mark.parametrize(("budget", "calls"), [("standard", 20), ("high", 100), (None, 20)])
 def test_the_number_of_model_calls_is_that_of_the_budget(
     api: Api, scripts: Scripts, budget: str | None, calls: int
 ):
@@ -120,14 +120,17 @@ def test_the_wall_clock_ends_a_turn_that_cannot_even_conclude(narrow_api: Api, s
     assert worker["usage"]["durationMs"] >= 1900
 
 
-def test_before_the_wall_clock_ends_a_turn_it_concludes(narrow_api: Api, scripts: Scripts):
+@pytest.mark.parametrize("budget", ["low", "unlimited"])
+def test_before_the_wall_clock_ends_a_turn_it_concludes(
+    narrow_api: Api, scripts: Scripts, budget: str
+):
     instruction = scripts(
         Step(tool_calls=[LIST], delay_s=0.1),
         after_last="repeat",
         when_tool_choice_none=Step(text="In time."),
     )
     began = time.monotonic()
-    worker = worker_in(narrow_api.create(instruction, budget="low"))
+    worker = worker_in(narrow_api.create(instruction, budget=budget))
     assert time.monotonic() - began <= 6
     assert (worker["output_text"], worker["incomplete_details"]) == ("In time.", EXHAUSTED)
     calls = instruction.requests

@@ -64,21 +64,24 @@ def test_costs_are_exact_and_the_same_everywhere(paid_api: Api, scripts: Scripts
     assert again["usage"]["credits"] == 2
 
 
-@pytest.mark.parametrize("budget", ["low", "standard"])
+@pytest.mark.parametrize(
+    ("budget", "cap_usd", "prompt"),
+    [("low", 0.1, 6000), ("standard", 0.5, 6000), ("high", 5.0, 60_000)],
+)
 def test_an_endless_loop_stops_before_its_cap_and_answers(
-    paid_api: Api, scripts: Scripts, budget: str
+    paid_api: Api, scripts: Scripts, budget: str, cap_usd: float, prompt: int
 ):
-    step = Step(text="again", tool_calls=[LIST], usage=_usage(6000, 20))
+    step = Step(text="again", tool_calls=[LIST], usage=_usage(prompt, 20))
     instruction = scripts(
         step,
         after_last="repeat",
-        when_tool_choice_none=Step(text="This is what I have.", usage=_usage(6000, 20)),
+        when_tool_choice_none=Step(text="This is what I have.", usage=_usage(prompt, 20)),
     )
     worker = worker_in(paid_api.create(instruction, budget=budget))
     assert worker["incomplete_details"] == {"reason": "budget_exhausted"}
     assert worker["error"] is None
     assert worker["output_text"].endswith("This is what I have.")
-    assert worker["usage"]["costUsd"] <= {"low": 0.1, "standard": 0.5}[budget]
+    assert cap_usd / 2 < worker["usage"]["costUsd"] <= cap_usd
     requests = instruction.requests
     assert requests[-1].tool_choice == "none"
     assert requests[-1].tool_names == requests[0].tool_names
