@@ -152,6 +152,9 @@ CASES = [
     *(f"{name}.{format}" for name in EACH_FORMAT for format in FORMATS),
     *ONCE,
 ]
+# Of commands that are many, or start a process each, the formats that share the least are enough.
+LONG = ("schedules", "administration")
+SLOW = {f"{name}.{format}" for name in LONG for format in ("jsonl", "yaml", "raw")}
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +183,9 @@ def environment(scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("environment")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES]
+)
 def test_a_transcript_is_as_it_was(
     case: str, scene: Scene, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

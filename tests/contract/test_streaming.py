@@ -469,7 +469,8 @@ def repeated(scripts: Scripts, *, failures: int = 1) -> Scripted:
         text=["Half ", "a ", "sentence ", "and more."],
         tool_calls=[ToolCall("list_files")],
         attempts=[HangUpAfterChunks(2)] * failures,
-        chunk_delay_s=0.05,
+        # Slow enough that what came before the hang-up is read, and not lost with the connection.
+        chunk_delay_s=0.2,
     )
     steps = [STEPS[0], broken, Step(text="Done.", gate=scripted.gate())]
     scripted.model.script(scripted.name, steps)

@@ -148,7 +148,7 @@ def test_the_signature_covers_the_envelope_and_the_mail(world: World):
     answer = world.api.post(str(request.url), content=changed, headers=dict(request.headers))
     assert answer.status_code == 401
     assert world.api.post(str(request.url), content=raw, headers=dict(request.headers)).is_success
-    assert len(world.emails(worker_id)) == 1  # The same once more changes nothing.
+    assert len(world.emails(worker_id, "in")) == 1  # The same once more changes nothing.
 
 
 # Tenants
