@@ -77,7 +77,9 @@ def test_an_endless_loop_stops_before_its_cap_and_answers(
         after_last="repeat",
         when_tool_choice_none=Step(text="This is what I have.", usage=_usage(prompt, 20)),
     )
-    worker = worker_in(paid_api.create(instruction, budget=budget))
+    # About as long as it is said to be: no provider counts more tokens than there are bytes.
+    asked = instruction.input + " Look." * ((prompt - 6000) // 6)
+    worker = worker_in(paid_api.create(asked, budget=budget))
     assert worker["incomplete_details"] == {"reason": "budget_exhausted"}
     assert worker["error"] is None
     assert worker["output_text"].endswith("This is what I have.")

@@ -24,8 +24,8 @@ from tests.durability.stand import Stand, accept, client, in_background
 from tests.support.model_server import ModelServer, Step
 
 # The engine's fallback is to look now and then; here so seldom that whoever is not told is missed.
-POLL_S = 60.0
-TOLD_WITHIN_S = 20.0
+POLL_S = 300.0
+TOLD_WITHIN_S = 60.0
 WORKERS, ROUNDS = 5, 100
 
 _numbers = count()
