@@ -164,6 +164,7 @@ def test_instructions_of_many_clients_to_one_worker_keep_their_order(stand: Stan
     assert stored == [(True, True)] * (clients * each)
 
 
+@pytest.mark.slow
 def test_a_turn_whose_job_was_lost_while_the_server_was_down_runs_at_the_start(
     stand: Stand,
 ) -> None:
@@ -237,6 +238,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_job_that_waits_for_its_lock_starts_when_the_lock_is_free(
     database: Database, record_property, monkeypatch: pytest.MonkeyPatch
