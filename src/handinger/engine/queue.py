@@ -20,7 +20,7 @@ from procrastinate.job_context import JobContext
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 
-from handinger.engine.worker import CappedJobs, JobWorker, Seat
+from handinger.engine.worker import CappedJobs, JobConnector, JobWorker, Seat
 from handinger.storage.database import Connection, Database, is_connection_error
 
 logger = logging.getLogger(__name__)
@@ -247,7 +247,7 @@ class Engine:
         return [worker for lane in self._lanes for worker in lane.workers]
 
     def _app(self) -> App:
-        connector = PsycopgConnector()
+        connector = JobConnector()
         app = App(connector=connector)
         app.job_manager = CappedJobs(connector, self._full_queues)
         for name, handler in self.handlers.items():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg
-from procrastinate import exceptions, jobs, retry, utils
+from procrastinate import PsycopgConnector, connector, exceptions, jobs, retry, utils
 from procrastinate.connector import BaseAsyncConnector
 from procrastinate.job_context import JobContext, JobResult
 from procrastinate.manager import JobManager
@@ -43,6 +43,23 @@ class _Bell(asyncio.Event):
             self._rang = False
         else:
             super().clear()
+
+
+class JobConnector(PsycopgConnector):
+    """Has whoever begins to listen look once more, now that nothing can be missed any more.
+
+    The worker looks for jobs while its listener still connects, at the start and after a broken
+    connection. Nobody would hear of a job that is made in between.
+    """
+
+    async def _loop_notify(
+        self,
+        on_notification: connector.Notify,
+        connection: psycopg.AsyncConnection,
+        timeout: float = connector.LISTEN_TIMEOUT,  # noqa: ASYNC109 # As the library has it.
+    ) -> None:
+        await on_notification(channel="", payload='{"type": "job_inserted"}')
+        await super()._loop_notify(on_notification, connection, timeout)
 
 
 class CappedJobs(JobManager):
