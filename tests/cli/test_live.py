@@ -1,15 +1,19 @@
 """What a person sees: the live view in a real terminal, and the pretty forms elsewhere."""
 
+import io
 import os
 import re
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from handinger.cli import wording
+from handinger.cli import live, wording
 from handinger.cli.live import short_input
+from handinger.sdk.events import Event
 from tests.cli.conftest import Cli
 from tests.sdk.faces import KEY
 from tests.sdk.stub import (
@@ -122,6 +126,50 @@ def test_a_terminal_without_colour_and_a_failed_turn(stub: Stub):
     assert "failed: model_error: No ]0;titlemodel." in terminal.text
     assert b"\x1b]0;" not in terminal.written
     assert re.search(rb"\x1b\[[0-9;]*3[0-7]", terminal.written) is None
+
+
+def test_no_line_is_lost_while_the_view_is_drawn_anew(monkeypatch: pytest.MonkeyPatch):
+    """Drawing and printing come from two threads; here they meet all the time."""
+    monkeypatch.setattr(live, "_REFRESHES_PER_S", 10_000)
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    written = io.StringIO()
+    try:
+        console = Console(file=written, force_terminal=True, width=80, height=24)
+        live.LiveView(console).follow(_tool_after_tool(300))
+    finally:
+        sys.setswitchinterval(interval_s)
+    shown = re.findall(r"✓ tool_(\d+) ", "\n".join(replay(written.getvalue())))
+    assert shown == [str(number) for number in range(300)]
+
+
+def _tool_after_tool(count: int) -> Iterator[Event]:
+    yield Event(None, "start", {"type": "start", "messageId": "msg_1"})
+    for number in range(count):
+        call = {"toolCallId": f"c{number}", "toolName": f"tool_{number}"}
+        for type, more in (
+            ("start-step", {}),
+            ("tool-input-available", {**call, "input": {}}),
+            ("tool-output-available", {"toolCallId": f"c{number}", "output": 1}),
+            ("finish-step", {}),
+        ):
+            yield Event(None, type, {"type": type, **more})
+    yield Event(None, "finish", {"type": "finish"})
+
+
+def replay(written: str) -> list[str]:
+    """What stands on an endless screen after this, of which the view uses these few controls."""
+    lines, row = [""], 0
+    for control, text in re.findall(r"(\x1b\[[0-9;?]*[A-Za-z]|[\r\n])|([^\x1b\r\n]+)", written):
+        if control == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif control == "\x1b[1A":
+            row -= 1
+        elif control == "\x1b[2K":
+            lines[row] = ""
+        lines[row] += text
+    return lines
 
 
 @pytest.mark.skipif(not has_tmux(), reason="tmux is not installed")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -58,7 +58,8 @@ class LiveView:
         self._opened = False
         self._has_keyboard = False
         self._fold = MessageFold()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what is shown
+        self._printing = threading.Lock()  # of the terminal
         self._spinner = Spinner("dots")
         self._turn = _Stopwatch(time.monotonic())
         self._tools: dict[str, _Stopwatch] = {}
@@ -75,15 +76,33 @@ class LiveView:
         if self._fold.worker is not None:
             show_closing(self._console, self._fold.worker)
 
-    def _region(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def _region(self) -> Generator[None]:
+        """Draw what may still change, anew by and by, within this block.
+
+        By a thread of our own: the library's measures how much it has to wipe, and may then wait
+        while something is printed, and wipe that as well.
+        """
         if not self._console.is_terminal:
-            return nullcontext()
-        return Live(
-            get_renderable=lambda: self,
-            console=self._console,
-            refresh_per_second=_REFRESHES_PER_S,
-            transient=True,
-        )
+            yield
+            return
+        over = threading.Event()
+
+        def keep_drawing() -> None:
+            while not over.wait(1 / _REFRESHES_PER_S):
+                with self._printing:
+                    region.refresh()
+
+        drawing = threading.Thread(target=keep_drawing, daemon=True)
+        with Live(
+            get_renderable=lambda: self, console=self._console, auto_refresh=False, transient=True
+        ) as region:
+            drawing.start()
+            try:
+                yield
+            finally:
+                over.set()
+                drawing.join()
 
     def _show(self, event: Event) -> None:
         with self._lock:
@@ -96,10 +115,11 @@ class LiveView:
             self._fold.add(event)
             self._time_tools()
             final = self._take_final_parts()
-        # Not under the lock: printing waits for a refresh, and a refresh waits for the lock.
-        self._print_parts(final)
-        if (message := event.message) is not None:
-            self._print_message(message)
+        # Not under the other lock: printing draws the region too, and that takes it.
+        with self._printing:
+            self._print_parts(final)
+            if (message := event.message) is not None:
+                self._print_message(message)
         if event.is_terminal:
             self.failed = event.type == "error"
 
