@@ -161,13 +161,12 @@ async def _row(
     return row
 
 
-async def require(database: Database, organization_id: OrganizationId, worker_id: WorkerId) -> None:
+async def require(sql: TenantStatements, worker_id: WorkerId) -> None:
     """Raises NotFound for what is no worker of this organization."""
-    async with database.tenant(organization_id).statements() as sql:
-        found = await sql.value(
-            "SELECT 1 FROM workers WHERE organization_id = %(organization_id)s AND id = %(id)s",
-            id=worker_id,
-        )
+    found = await sql.value(
+        "SELECT 1 FROM workers WHERE organization_id = %(organization_id)s AND id = %(id)s",
+        id=worker_id,
+    )
     if found is None:
         raise not_found(worker_id)
 

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from handinger import mailbox
+from handinger.schedules.records import Skip
 from handinger.schedules.when import When
 from handinger.settings import BudgetName
 from handinger.turns.accept import require_storable, trimmed_input
@@ -467,15 +468,7 @@ class SkippedFiring(BaseModel):
     """Why no turn came of a time at which a schedule was due."""
 
     reason: Annotated[
-        Literal[
-            "missed",
-            "paused",
-            "previous_turn_unfinished",
-            "queue_full",
-            "out_of_credits",
-            "monthly_cap_reached",
-            "internal_error",
-        ],
+        Skip,
         Field(description="For programs."),
     ]
     message: Annotated[str, Field(description="For people.")]

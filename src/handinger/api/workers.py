@@ -184,7 +184,8 @@ async def continue_worker(
     async with uploads.read_instruction(request, WorkerContinue) as sent:
         body = sent.body
         if sent.files:
-            await workers.require(services.database, caller.organization_id, worker_id)
+            async with services.database.tenant(caller.organization_id).statements() as sql:
+                await workers.require(sql, worker_id)
         turn, identity = await _prepare(request, services, caller, worker_id, sent)
     return await answers.run_turn(
         request,

@@ -63,12 +63,7 @@ async def page(
     Raises NotFound if there is no such worker.
     """
     async with database.tenant(organization_id).snapshot() as sql:
-        found = await sql.value(
-            "SELECT 1 FROM workers WHERE organization_id = %(organization_id)s AND id = %(id)s",
-            id=worker_id,
-        )
-        if found is None:
-            raise workers.not_found(worker_id)
+        await workers.require(sql, worker_id)
         return await sql.all(
             EmailView,
             "SELECT id, 'in' AS direction, disposition AS status, sender, recipient, subject,"

@@ -86,7 +86,7 @@ async def prepare(
     sql: TenantStatements, settings: Settings, clock: Clock, new: NewSchedule
 ) -> Schedule:
     """The schedule as it would be, made now. Raises NotFound, TooManySchedules, InvalidInput."""
-    await records.require_worker(sql, new.worker_id)
+    await workers.require(sql, new.worker_id)
     await _require_room(sql, settings, new)
     now = await clock(sql)
     first = new.when.first(now)
@@ -214,7 +214,7 @@ async def change(
             id=schedule_id,
         )
         if row is None:
-            await records.require_worker(sql, worker_id)
+            await workers.require(sql, worker_id)
             raise records.not_found(schedule_id)
         now = await clock(sql)
         schedule = await _changed(sql, row.schedule(), change, now)
@@ -318,7 +318,7 @@ async def cancel(
     """It does not fire again; a turn that it has started goes on. Raises NotFound."""
     async with database.tenant(organization_id).transaction() as sql:
         if not await cancel_in(sql, clock, worker_id, schedule_id):
-            await records.require_worker(sql, worker_id)
+            await workers.require(sql, worker_id)
             raise records.not_found(schedule_id)
 
 

@@ -161,7 +161,7 @@ async def pending(
 ) -> list[dict[str, Any]]:
     """The worker's schedules that have something to do yet, soonest first. Raises NotFound."""
     async with database.tenant(organization_id).statements() as sql:
-        await require_worker(sql, worker_id)
+        await workers.require(sql, worker_id)
         return await told(sql, clock, worker_id)
 
 
@@ -195,7 +195,7 @@ async def view(
             id=schedule_id,
         )
         if row is None:
-            await require_worker(sql, worker_id)
+            await workers.require(sql, worker_id)
             raise not_found(schedule_id)
         firings = await sql.all(
             Firing,
@@ -223,16 +223,6 @@ def _next_times(schedule: Schedule, now: datetime) -> list[datetime]:
     first = schedule.due_after(now)
     later = timing.times(schedule.when, max(first, now), anchor=schedule.anchored_at)
     return [first, *itertools.islice(later, SHOWN_TIMES - 1)]
-
-
-async def require_worker(sql: TenantStatements, worker_id: WorkerId) -> None:
-    """Raises NotFound."""
-    found = await sql.value(
-        "SELECT 1 FROM workers WHERE organization_id = %(organization_id)s AND id = %(id)s",
-        id=worker_id,
-    )
-    if found is None:
-        raise workers.not_found(worker_id)
 
 
 def not_found(schedule_id: str) -> NotFound:
