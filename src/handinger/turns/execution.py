@@ -323,7 +323,8 @@ class Journal:
 
     async def write(self, record: Record) -> None:
         """Store a step, with all that the story told of it. Raises Superseded."""
-        spending = self.spending + ledger.total(record.charges)
+        charged = ledger.total(record.charges)
+        spending = self.spending + charged
         entries = self.story.uncommitted()
         first = self.story.committed
         completion = _NOT_COMPLETED
@@ -353,13 +354,13 @@ class Journal:
                     sql,
                     self.turn.id,
                     spending=spending,
-                    charged_nano=ledger.total(record.charges).cost_nano,
+                    charged_nano=charged.cost_nano,
                     reserve=None if record.ending else record.reserve,
                     nano_per_credit=self._nano_per_credit,
                 )
         self.spending = spending
         self.story.commit(first + len(entries))
-        _count(self.turn, record)
+        _count(self.turn, charged, record.ending)
         if record.ending is not None:
             tell_ending(self.story, record.ending)
 
@@ -493,18 +494,17 @@ class Journal:
         )
 
 
-def _count(turn: ClaimedTurn, record: Record) -> None:
+def _count(turn: ClaimedTurn, charged: Spending, ending: Ending | None) -> None:
     """Add a step that is stored to the metrics."""
-    spending = ledger.total(record.charges)
-    metrics.steps.inc(spending.steps)
-    metrics.tokens.labels("input").inc(spending.input_tokens)
-    metrics.tokens.labels("output").inc(spending.output_tokens)
-    for kind, nano in spending.costs_nano.items():
+    metrics.steps.inc(charged.steps)
+    metrics.tokens.labels("input").inc(charged.input_tokens)
+    metrics.tokens.labels("output").inc(charged.output_tokens)
+    for kind, nano in charged.costs_nano.items():
         metrics.cost_usd.labels(kind).inc(nano / 1e9)
-    if record.ending is not None:
+    if ending is not None:
         metrics.count_ending(
             source=turn.source,
-            outcome=record.ending.outcome,
+            outcome=ending.outcome,
             seconds=max(0.0, (datetime.now(UTC) - turn.created_at).total_seconds()),
         )
 
