@@ -11,12 +11,6 @@ from handinger.errors import ConfigurationError, NotFound, Unauthorized
 from handinger.settings import Settings
 from handinger.storage.database import Database, open_database
 
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 pytestmark = pytest.mark.anyio
 
 

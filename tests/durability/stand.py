@@ -1,10 +1,11 @@
 """A server to be killed, with its scripted model and an eye on its database that outlives it."""
 
+import contextlib
 import json
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import httpx2
 
 from handinger.storage.embedded import EmbeddedPostgres
+from tests.durability.holding import Write, held
 from tests.durability.observing import Observer, wait_for
 from tests.durability.reading import Reader
 from tests.support import preloaded
@@ -81,6 +83,16 @@ class Stand:
     def get(self, path: str) -> httpx2.Response:
         """Read something of this server."""
         return get(self.server, path)
+
+
+@contextlib.contextmanager
+def killed_in(stand: Stand, write: Write) -> Generator[None]:
+    """The server is killed in this write, to which comes what is asked for within the block."""
+    with held(stand.observer.url, write) as hold:
+        yield
+        backend = hold.wait()
+        stand.kill()
+        hold.release_of_dead(backend)
 
 
 def start(server: HandingerServer) -> None:

@@ -3,11 +3,12 @@
 import httpx2
 import pytest
 
-from tests.durability.holding import Write, held
+from tests.durability.holding import Write
 from tests.durability.stand import (
     Stand,
     fresh_key,
     in_background,
+    killed_in,
     post,
     require_whole_conversation,
     sent_messages,
@@ -30,11 +31,8 @@ def test_a_summary_takes_effect_once(
     stand.model.script("next", steps)
     worker = post(stand.server, "", f"[[script:first]] Note it. {LONG}").json()
     path, key, input = f"/{worker['id']}", fresh_key(), "[[script:next]] Which one?"
-    with held(stand.observer.url, Write("messages", "INSERT", committed=committed)) as hold:
+    with killed_in(stand, Write("messages", "INSERT", committed=committed)):
         blocking = in_background(stand.server, path, input, key=key)
-        backend = hold.wait()
-        stand.kill()
-        hold.release_of_dead(backend)
     with pytest.raises(httpx2.TransportError):
         blocking.result(timeout=10)
     stand.start()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.durability.holding import Write, held
-from tests.durability.stand import Stand, accept
+from tests.durability.holding import Write
+from tests.durability.stand import Stand, accept, killed_in
 from tests.support.model_server import Step, ToolCall
 
 READ = Step(tool_calls=[ToolCall("read_file", {"path": "inbox/a.txt"})])
@@ -19,11 +19,8 @@ def test_a_kill_around_the_delivery_of_files_delivers_them_once(stand: Stand, co
     """The claim of a turn and the delivery of its files are one transaction."""
     stand.model.script("files", [READ, Step(text="read")])
     files = [{"filename": "a.txt", "data": base64.b64encode(b"sent").decode()}]
-    with held(stand.observer.url, Write("files", "INSERT", committed=committed)) as hold:
+    with killed_in(stand, Write("files", "INSERT", committed=committed)):
         worker_id = accept(stand.server, "", "[[script:files]] Read.", files=files).json()["id"]
-        backend = hold.wait()
-        stand.kill()
-        hold.release_of_dead(backend)
     stand.start()
     stand.observer.wait_until_idle()
     worker = stand.get(worker_id).json()

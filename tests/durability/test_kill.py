@@ -16,6 +16,7 @@ from tests.durability.stand import (
     Stand,
     fresh_key,
     in_background,
+    killed_in,
     outline,
     post,
     require_whole_conversation,
@@ -160,11 +161,8 @@ def test_a_server_killed_as_it_takes_the_first_turn_of_a_worker(
 ) -> None:
     stand.model.script("first", [Step(text="Once.")])
     key = fresh_key()
-    with held(stand.observer.url, write) as hold:
+    with killed_in(stand, write):
         blocking = in_background(stand.server, "", "[[script:first]] Go.", key=key)
-        backend = hold.wait()
-        stand.kill()
-        hold.release_of_dead(backend)
     with pytest.raises(httpx2.TransportError):
         blocking.result(timeout=10)
     stand.start()
@@ -279,11 +277,8 @@ def test_a_reader_who_was_cut_off_in_a_repeated_call_hears_each_word_once(stand:
 def test_a_retry_of_creating_a_worker_makes_one_worker(stand: Stand, committed: bool) -> None:
     stand.model.script("report", script())
     key, note = fresh_key(), fresh_key()
-    with held(stand.observer.url, Write("turns", "INSERT", committed=committed)) as hold:
+    with killed_in(stand, Write("turns", "INSERT", committed=committed)):
         creating = in_background(stand.server, "", INPUT, key=key, metadata={"note": note})
-        backend = hold.wait()
-        stand.kill()
-        hold.release_of_dead(backend)
     with pytest.raises(httpx2.TransportError):
         creating.result(timeout=10)
     stand.start()

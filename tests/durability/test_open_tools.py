@@ -147,18 +147,6 @@ class Turn:
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory):
-    postgres = EmbeddedPostgres.join(tmp_path_factory.mktemp("postgres"))
-    yield postgres
-    postgres.leave()
-
-
-@pytest.fixture
 async def configured(postgres: EmbeddedPostgres, tmp_path) -> settings.Settings:
     return settings.load(data_dir=tmp_path, database_url=postgres.url, model="test")
 

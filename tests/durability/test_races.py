@@ -233,11 +233,6 @@ async def database(stand: Stand, tmp_path: Path) -> AsyncIterator[Database]:
         yield database
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.mark.anyio
 async def test_a_job_that_waits_for_its_lock_starts_when_the_lock_is_free(
     database: Database, record_property, monkeypatch: pytest.MonkeyPatch

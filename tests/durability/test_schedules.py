@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.durability.firing import ONCE, fired, schedule_on
-from tests.durability.holding import Write, held
+from tests.durability.holding import Write
 from tests.durability.observing import Observer, wait_for
-from tests.durability.stand import Stand, client
+from tests.durability.stand import Stand, client, killed_in
 from tests.support.model_server import Step
 
 
@@ -49,11 +49,8 @@ BOUNDARIES = [
 def test_a_server_killed_in_a_firing_fires_exactly_once(stand: Stand, boundary: Boundary) -> None:
     stand.model.script("tick", [Step(text="tock")])
     worker_id = stand.new_worker()
-    with held(stand.observer.url, boundary.write) as hold:
+    with killed_in(stand, boundary.write):
         schedule = schedule_on(stand.server, worker_id, ONCE)
-        backend = hold.wait()
-        stand.kill()
-        hold.release_of_dead(backend)
     stand.start()
     require_one_firing(stand.observer, worker_id, schedule)
     assert stand.get(worker_id).json()["output_text"] == "tock"
@@ -64,11 +61,8 @@ def test_a_recurring_one_goes_on_although_its_alarm_was_not_set_again(stand: Sta
     worker_id = stand.new_worker()
     every_second = {"type": "interval", "intervalSeconds": 1}
     # The jobs that are inserted are the alarm's, the turn's, and the alarm's for the next time.
-    with held(stand.observer.url, Write("procrastinate_jobs", "INSERT", 3)) as hold:
+    with killed_in(stand, Write("procrastinate_jobs", "INSERT", 3)):
         schedule = schedule_on(stand.server, worker_id, every_second)
-        backend = hold.wait()
-        stand.kill()
-        hold.release_of_dead(backend)
     before = fired(stand.observer, schedule["id"])
     stand.start()
     wait_for(

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.durability.holding import Write, held
-from tests.durability.stand import Stand, accept
+from tests.durability.holding import Write
+from tests.durability.stand import Stand, accept, killed_in
 from tests.email.sink import Sink
 from tests.support.model_server import ModelServer, Step, ToolCall
 
@@ -60,11 +60,8 @@ def test_a_mail_of_an_agent_whose_process_dies_goes_out_once(
     stand, subject = writing_stand, request.node.callspec.id
     mail = ToolCall("send_email", {"to": _FRIEND, "subject": subject, "body": "Hello."})
     model.script("mailing", [Step(tool_calls=[mail]), Step(text="It is sent.")])
-    with held(stand.observer.url, write) as hold:
+    with killed_in(stand, write):
         worker_id = accept(stand.server, "", "[[script:mailing]] Go.").json()["id"]
-        backend = hold.wait()
-        stand.kill()
-        hold.release_of_dead(backend)
     stand.start()
     stand.observer.wait_until_idle(timeout_s=60)
     sink.wait_for(_FRIEND)

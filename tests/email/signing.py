@@ -4,17 +4,15 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 
 import dkim  # pyright: ignore[reportMissingTypeStubs]
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
 from dkim.crypto import parse_pem_private_key  # pyright: ignore[reportMissingTypeStubs]
 
+from tests.support.certificates import self_signed
 from tests.support.dns_server import DnsServer
 
 SIGNED = ("from", "to", "subject", "date", "message-id", "content-type", "mime-version")
@@ -45,20 +43,7 @@ def record(key: rsa.RSAPrivateKey) -> str:
 def certificate(folder: Path) -> dict[str, str]:
     """A certificate that a server made for itself, as its settings."""
     key = new_key()
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    today = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(today - timedelta(days=1))
-        .not_valid_after(today + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "cert.pem").write_bytes(self_signed("localhost", key))
     (folder / "key.pem").write_bytes(pem(key))
     return {
         "HANDINGER_SMTP_TLS_CERT_FILE": str(folder / "cert.pem"),

@@ -18,11 +18,6 @@ from handinger.sandbox.sandbox import Sandbox, Sandboxes
 from handinger.sandbox.survey import base_folder, survey
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="package")
 def folders() -> Iterator[Folders]:
     data_dir = Path(tempfile.mkdtemp(prefix="handinger-sandbox-"))

@@ -35,11 +35,6 @@ START = datetime(2041, 3, 1, 12, 0, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def database(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Database]:
     data_dir: Path = tmp_path_factory.mktemp("schedules")
     postgres = EmbeddedPostgres.join(data_dir)

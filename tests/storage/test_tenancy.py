@@ -99,11 +99,6 @@ def test_nobody_takes_a_connection_past_the_two_ways():
     assert users == {"engine/queue.py", "storage/database.py"}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tenancy")

@@ -8,11 +8,6 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from tests.support.model_server import ModelServer
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="module")
 def running_server() -> Iterator[ModelServer]:
     with ModelServer() as server:

@@ -1,7 +1,7 @@
 """Bytes that nothing names are removed, and no others, whoever stores what meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import obstore
@@ -24,18 +24,6 @@ from handinger.turns.accept import Instruction, NewTurn
 pytestmark = pytest.mark.anyio
 
 HOUR_S = 3600
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    postgres = EmbeddedPostgres.join(tmp_path_factory.mktemp("postgres"))
-    yield postgres
-    postgres.leave()
 
 
 @dataclass

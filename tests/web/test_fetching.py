@@ -7,15 +7,13 @@ import ssl
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from tests.support.certificates import self_signed
 from tests.support.site import Reply, Site, redirect
 
 from handinger.web import fetching
@@ -26,11 +24,6 @@ from handinger.web.urls import WebUrl
 pytestmark = pytest.mark.anyio
 
 MAX_BYTES = 200_000
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 @pytest.fixture(scope="module")
@@ -443,19 +436,6 @@ async def test_no_secret_and_no_proxy_of_the_environment_is_used(
 def certificate(host: str, folder: Path) -> Path:
     """A certificate for a host that vouches for itself, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
     path = folder / f"{host}.pem"
     path.write_bytes(
         key.private_bytes(
@@ -463,7 +443,7 @@ def certificate(host: str, folder: Path) -> Path:
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        + made.public_bytes(serialization.Encoding.PEM)
+        + self_signed(host, key)
     )
     return path
 

@@ -27,11 +27,6 @@ from handinger.web.reading import PageText, Reader
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @contextmanager
 def fetched(body: bytes, media_type: str, charset: str | None = None) -> Generator[Fetched]:
     with tempfile.TemporaryFile(buffering=0) as file:

@@ -27,11 +27,6 @@ RESULTS = [
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with Site() as site:
         yield site
