@@ -20,7 +20,7 @@ from handinger.cli.main import app as command_line
 from handinger.errors import RequestError
 from handinger.server import describe_app
 from handinger.settings import DEFAULT_BUDGETS, BudgetName, Settings
-from handinger.turns.execution import ErrorCode, IncompleteReason
+from handinger.turns.endings import ErrorCode, IncompleteReason
 from tests.support.server import HandingerServer
 
 ROOT = Path(__file__).parents[1]

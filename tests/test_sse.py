@@ -12,7 +12,7 @@ from handinger.api import sse
 from handinger.api.deps import Services
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.live import LiveTurn
-from handinger.turns import execution
+from handinger.turns import stories
 
 TURN = TurnId("trn_" + "0" * 32)
 WORKER = WorkerId("wrk_" + "0" * 32)
@@ -25,7 +25,7 @@ def test_news_that_cannot_be_told_put_no_ping_off(monkeypatch: pytest.MonkeyPatc
 
 async def _told_while_nothing_is_said() -> bytes:
     """What a reader hears after `start` of a turn that changes all the time and says nothing."""
-    story = execution.new_story(
+    story = stories.new_story(
         TURN, WORKER, input="Hello", source="api", created_at=datetime(2026, 1, 1, tzinfo=UTC)
     )
     live = LiveTurn(story)

@@ -30,8 +30,8 @@ from handinger.story import (
     tool_input,
     user_message_id,
 )
-from handinger.turns import execution, reading
-from handinger.turns.execution import COMPLETED, Ending
+from handinger.turns import endings, reading, stories
+from handinger.turns.endings import COMPLETED, Ending
 from handinger.workers import EntryRow
 from tests.support.fold import Fold
 
@@ -41,14 +41,14 @@ TURN = TurnId("trn_" + "0123456789abcdef" * 2)
 WORKER = WorkerId("wrk_" + "0" * 32)
 ENDINGS = [
     COMPLETED,
-    execution.CANCELLED,
+    endings.CANCELLED,
     Ending(incomplete_reason="budget_exhausted"),
     Ending(error_code="model_error", error_message="It fell over."),
 ]
 
 
 def new_story() -> Story:
-    return execution.new_story(
+    return stories.new_story(
         TURN, WORKER, input="Hello", source="api", created_at=datetime(2026, 1, 1, tzinfo=UTC)
     )
 
@@ -306,7 +306,7 @@ class Telling(RuleBasedStateMachine):
         self.stored.retry = self.story.take.retry + 1
         self.stored.ending = ending
         self.story.commit()
-        execution.tell_ending(self.story, ending)
+        stories.tell_ending(self.story, ending)
 
     def _keep_partial(self) -> None:
         """Texts stay told; calls that were about to be made are withdrawn."""
@@ -454,7 +454,7 @@ def types(story: Story, place: Place | None = None) -> list[str]:
 
 
 def ended(story: Story, ending: Ending = COMPLETED) -> Story:
-    execution.tell_ending(story, ending)
+    stories.tell_ending(story, ending)
     return story
 
 
@@ -515,7 +515,7 @@ def test_the_stored_message_is_what_the_events_add_up_to():
         (COMPLETED, {"type": "finish"}),
         (Ending(incomplete_reason="budget_exhausted"), {"type": "finish"}),
         (Ending(incomplete_reason="max_output_tokens"), {"type": "finish"}),
-        (execution.CANCELLED, {"type": "abort"}),
+        (endings.CANCELLED, {"type": "abort"}),
         (
             Ending(error_code="timeout", error_message="Too slow."),
             {"type": "error", "errorText": "Too slow."},

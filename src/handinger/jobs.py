@@ -9,7 +9,7 @@ from handinger.engine import Handler
 from handinger.schedules.changing import FIRE_SCHEDULES
 from handinger.schedules.firing import Alarm
 from handinger.turns.accept import RUN_WORKER
-from handinger.turns.execution import TURN_ENDED
+from handinger.turns.endings import TURN_ENDED
 
 
 def handlers(runner: Runner, alarm: Alarm, sending: Sending) -> Mapping[str, Handler]:

@@ -6,13 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from handinger.api.models import (
-    ScheduleChange,
-    ScheduleCreate,
-    WorkerCancel,
-    WorkerContinue,
-    WorkerCreate,
-)
+from handinger.api.models.instructions import WorkerCancel, WorkerContinue, WorkerCreate
+from handinger.api.models.schedules import ScheduleChange, ScheduleCreate
 from handinger.server import describe_app
 
 COMMITTED = Path(__file__).parents[2] / "openapi.json"

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, cast
 import httpx2
 from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 
-from handinger.api.models import Error, Turn, TurnPage, Worker, WorkerPage
+from handinger.api.models.errors import Error
+from handinger.api.models.workers import Turn, TurnPage, Worker, WorkerPage
 
 WORKER_FIELDS = {
     "id",

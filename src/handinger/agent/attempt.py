@@ -17,7 +17,8 @@ from handinger.agent.ui_events import Teller
 from handinger.budgets import Charge, Reservation, Reserve
 from handinger.live import LiveTurn
 from handinger.story import Story
-from handinger.turns.execution import ClaimedTurn, Journal, Record
+from handinger.turns.claiming import ClaimedTurn
+from handinger.turns.journal import Journal, Record
 
 Run = AgentRun[StepContext, str]
 Node = Any  # One of pydantic-ai's nodes; their type parameters are private to its graph.

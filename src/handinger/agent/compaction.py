@@ -34,7 +34,7 @@ from handinger.agent.model_calls import ModelFailed
 from handinger.agent.ui_events import clean
 from handinger.budgets import Charge, Reservation
 from handinger.turns import summaries
-from handinger.turns.execution import Record
+from handinger.turns.journal import Record
 from handinger.turns.summaries import Summary
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,9 @@ from pydantic_ai.messages import (
 
 from handinger.ids import WorkerId
 from handinger.storage.database import TenantStatements
-from handinger.turns import execution
-from handinger.turns.execution import ClaimedTurn, StoredMessage
+from handinger.turns import journal
+from handinger.turns.claiming import ClaimedTurn
+from handinger.turns.journal import StoredMessage
 
 _MAX_BYTES = 32 * 1024 * 1024
 
@@ -73,11 +74,11 @@ class Conversations:
         if kept is not None:
             self._size -= kept.size
         known = kept or Conversation()
-        rows = await execution.load_messages(sql, worker_id, after=known.last_id)
+        rows = await journal.load_messages(sql, worker_id, after=known.last_id)
         if known.last_id and any(row.covers_id is not None for row in rows):
             # Another process has summarized what is known here.
             known = Conversation()
-            rows = await execution.load_messages(sql, worker_id, after=0)
+            rows = await journal.load_messages(sql, worker_id, after=0)
         return _continued(known, rows, turn)
 
     def keep(self, worker_id: WorkerId, conversation: Conversation) -> None:

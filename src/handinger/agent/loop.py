@@ -27,8 +27,10 @@ from handinger.agent.opening import Opening, Process
 from handinger.agent.tool_calls import ToolCalls, ToolsCutOff
 from handinger.live import LiveTurn
 from handinger.story import Story
-from handinger.turns import execution
-from handinger.turns.execution import ClaimedTurn, Ending, Record
+from handinger.turns import endings
+from handinger.turns.claiming import ClaimedTurn
+from handinger.turns.endings import Ending
+from handinger.turns.journal import Record
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +98,7 @@ class TurnRun:
     def _foregone_ending(self) -> Ending | None:
         """The ending of a turn that must not be worked on any more."""
         if self._turn.cancel_requested:
-            return execution.CANCELLED
+            return endings.CANCELLED
         crashes = self._turn.crashes
         if crashes < self._process.settings.max_attempts:
             return None
@@ -127,7 +129,7 @@ class TurnRun:
             if attempt.ended:
                 return None  # A commit was under way that has ended it.
             if attempt.journal.cancel_requested:
-                return execution.CANCELLED
+                return endings.CANCELLED
             return Ending(incomplete_reason="budget_exhausted")
         finally:
             cancelled.cancel()
@@ -216,7 +218,7 @@ class TurnRun:
                 else:
                     node = await self._tools.run(run, node)
         # The run ended by itself on a response that the journal has, but has not closed.
-        return execution.COMPLETED
+        return endings.COMPLETED
 
     async def _pass_safe_point(self, request: ModelMessage) -> None:
         """Before a model call: leave if the server stops, compact if the conversation is too long.
@@ -287,7 +289,7 @@ class TurnRun:
         if in_step:
             attempt.teller.finish_step()
         charges = attempt.abandoned()
-        reason = tool_calls.CANCELLED if ending is execution.CANCELLED else tool_calls.NOT_RUN
+        reason = tool_calls.CANCELLED if ending is endings.CANCELLED else tool_calls.NOT_RUN
         failed = await self._tools.fail_open(reason)
         messages: list[ModelMessage] = []
         if not attempt.conversation.of_turn:

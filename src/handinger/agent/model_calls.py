@@ -25,8 +25,9 @@ from handinger.agent.metering import Plan, Remeasured
 from handinger.agent.tool_calls import ToolCalls
 from handinger.agent.ui_events import clean
 from handinger.budgets import Reserve
-from handinger.turns import execution
-from handinger.turns.execution import Ending, IncompleteReason, Record, ToolRecord
+from handinger.turns import endings
+from handinger.turns.endings import Ending, IncompleteReason
+from handinger.turns.journal import Record, ToolRecord
 
 _TELL_AFTER_S = 0.02
 
@@ -176,7 +177,7 @@ class ModelCalls:
             return None
         if models.finished_by(response) == "length":
             return Ending(incomplete_reason=self.output_limit_reason())
-        return execution.COMPLETED
+        return endings.COMPLETED
 
     def _spent_ending(self) -> Ending:
         attempt = self._attempt

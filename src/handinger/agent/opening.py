@@ -27,8 +27,8 @@ from handinger.sandbox.sandbox import Sandboxes
 from handinger.settings import Settings
 from handinger.storage.blobs import Blobs
 from handinger.storage.database import Database, TenantStatements
-from handinger.turns import execution
-from handinger.turns.execution import ClaimedTurn
+from handinger.turns import journal
+from handinger.turns.claiming import ClaimedTurn
 
 Results = dict[tuple[int, str], ToolReturnPart]
 
@@ -97,7 +97,7 @@ class Opening:
         self.conversation = await process.conversations.load(sql, turn)
         if turn.attempt == 1:
             return
-        for tool in await execution.load_tools(sql, turn.id):
+        for tool in await journal.load_tools(sql, turn.id):
             key = (tool.step, tool.tool_call_id)
             if tool.result is None:
                 self.interrupted.add(key)

@@ -11,7 +11,7 @@ from pydantic_ai.messages import UserContent
 
 from handinger.budgets import Allowance
 from handinger.settings import Settings
-from handinger.turns.execution import ClaimedTurn
+from handinger.turns.claiming import ClaimedTurn
 
 CONCLUDE = (
     "The budget of this turn is nearly used up and this is its last step. Do not call any tool. "

@@ -28,8 +28,8 @@ from handinger.settings import Settings
 from handinger.storage.blobs import Blobs
 from handinger.storage.database import Database, is_connection_error
 from handinger.story import Take
-from handinger.turns import execution, reading
-from handinger.turns.execution import ClaimedTurn
+from handinger.turns import claiming, reading, stories
+from handinger.turns.claiming import ClaimedTurn
 from handinger.web.reading import Reader
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Runner:
         """Carry out a worker's turns, oldest first, until none is left or the server stops."""
         while not self.stopping.is_set():
             opening = Opening(self)
-            turn = await execution.claim(
+            turn = await claiming.claim(
                 self.database,
                 WorkerId(lock),
                 node=self.hub.node,
@@ -91,7 +91,7 @@ class Runner:
             raise  # The job is tried again, and goes on from the journal.
 
     async def _attempt(self, turn: ClaimedTurn, opening: Opening) -> bool:
-        story = execution.new_story(
+        story = stories.new_story(
             turn.id,
             turn.worker_id,
             input=turn.input,

@@ -23,7 +23,7 @@ from handinger.agent.tools.context import Effects
 from handinger.agent.ui_events import plain
 from handinger.budgets import Charge, ledger
 from handinger.turns import taint
-from handinger.turns.execution import Record, ToolRecord, Write
+from handinger.turns.journal import Record, ToolRecord, Write
 
 CUT_OFF = "This call was cut off, because the time of the turn is nearly used up."
 CANCELLED = "This call was cancelled."

@@ -19,7 +19,7 @@ from handinger.errors import NotFound, Unavailable
 from handinger.ids import OrganizationId
 from handinger.live import LiveTurn
 from handinger.story import Story
-from handinger.turns import execution, reading
+from handinger.turns import reading, stories
 from handinger.turns.accept import Accepted, NewTurn
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ async def run_turn(
 
 def _new_story(turn: NewTurn) -> Story:
     """It begins before the turn is accepted, so that nobody can miss a word."""
-    return execution.new_story(
+    return stories.new_story(
         turn.id,
         turn.worker_id,
         input=turn.instruction.input,
@@ -102,7 +102,7 @@ async def _joined_story(reader: sse.Reader, accepted: Accepted) -> Story:
     turn = await reading.view(
         reader.services.database, reader.organization_id, accepted.worker_id, accepted.turn_id
     )
-    return execution.new_story(
+    return stories.new_story(
         turn.id,
         turn.worker_id,
         input=turn.input,

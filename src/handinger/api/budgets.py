@@ -3,7 +3,8 @@
 from fastapi import APIRouter
 
 from handinger.api.deps import CallerDep, ServicesDep
-from handinger.api.models import BudgetCaps, BudgetList, Error
+from handinger.api.models.errors import Error
+from handinger.api.models.spending import BudgetCaps, BudgetList
 from handinger.budgets import accounts
 
 router = APIRouter(prefix="/api/budgets", tags=["budgets"])

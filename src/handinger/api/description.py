@@ -5,14 +5,9 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from handinger.api.models import (
-    EmailSettingsUpdate,
-    ScheduleChange,
-    ScheduleCreate,
-    WorkerCancel,
-    WorkerContinue,
-    WorkerCreate,
-)
+from handinger.api.models.emails import EmailSettingsUpdate
+from handinger.api.models.instructions import WorkerCancel, WorkerContinue, WorkerCreate
+from handinger.api.models.schedules import ScheduleChange, ScheduleCreate
 
 _BODIES_WITH_FILES = ("WorkerCreate", "WorkerContinue")
 _BODIES = (

@@ -6,7 +6,8 @@ from starlette.responses import Response
 from handinger import workers
 from handinger.api.deps import CallerDep, ServicesDep, read_json
 from handinger.api.description import body_of
-from handinger.api.models import EmailSettings, EmailSettingsUpdate, Error
+from handinger.api.models.emails import EmailSettings, EmailSettingsUpdate
+from handinger.api.models.errors import Error
 from handinger.email import addresses
 from handinger.ids import OrganizationId
 

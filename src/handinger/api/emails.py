@@ -8,7 +8,8 @@ from starlette.responses import Response, StreamingResponse
 
 from handinger import ids, workers
 from handinger.api.deps import CallerDep, ServicesDep, WorkerIdDep
-from handinger.api.models import EmailPage, Error
+from handinger.api.models.emails import EmailPage
+from handinger.api.models.errors import Error
 from handinger.api.pages import PageDep
 from handinger.email import addresses, listing
 from handinger.errors import NotFound

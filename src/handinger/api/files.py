@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from handinger import files
 from handinger.api.deps import CallerDep, ServicesDep, WorkerIdDep
 from handinger.api.errors import error_response
-from handinger.api.models import Error
+from handinger.api.models.errors import Error
 from handinger.errors import NotFound
 from handinger.files import File, FileError
 

@@ -9,7 +9,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from handinger import metrics
 from handinger.api.deps import Services, ServicesDep
-from handinger.api.models import Error, Health
+from handinger.api.models.errors import Error
+from handinger.api.models.health import Health
 from handinger.errors import Unauthorized
 
 router = APIRouter(tags=["health"])

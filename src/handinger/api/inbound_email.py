@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from handinger import workers
 from handinger.api.deps import ServicesDep, body_stream
-from handinger.api.models import Error, InboundEmail
+from handinger.api.models.emails import InboundEmail
+from handinger.api.models.errors import Error
 from handinger.errors import InvalidInput, NotFound, Unauthorized, Unavailable
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from handinger.api.deps import (
     request_identity,
 )
 from handinger.api.description import body_of
-from handinger.api.models import (
-    Error,
+from handinger.api.models.errors import Error
+from handinger.api.models.schedules import (
     ScheduleCancelled,
     ScheduleChange,
     ScheduleCreate,

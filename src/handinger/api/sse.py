@@ -214,7 +214,7 @@ async def _resumed_at(
 
 
 def _end_of(telling: Telling, offset: int = 1) -> Place:
-    """The place of an ended turn's terminal event; see `turns.execution.tell_ending`."""
+    """The place of an ended turn's terminal event; see `turns.stories.tell_ending`."""
     number = len(telling.story().entries) + telling.entry_count + 1
     return Place(telling.id, Take(telling.attempt, telling.retry), number, offset)
 

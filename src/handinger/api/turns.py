@@ -7,7 +7,8 @@ from starlette.responses import Response
 
 from handinger import workers
 from handinger.api.deps import CallerDep, ServicesDep, TurnIdDep, WorkerIdDep
-from handinger.api.models import Error, Turn, TurnPage, WorkerStatus
+from handinger.api.models.errors import Error
+from handinger.api.models.workers import Turn, TurnPage, WorkerStatus
 from handinger.api.pages import PageDep
 from handinger.turns import reading
 

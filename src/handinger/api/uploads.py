@@ -19,7 +19,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from handinger.api.deps import body_stream, check_body, parse_json, read_json, services
 from handinger.api.links import LinkedFile
-from handinger.api.models import FileInput, WorkerContinue
+from handinger.api.models.instructions import FileInput, WorkerContinue
 from handinger.attachments import Attachment, IncomingFile
 from handinger.errors import InvalidInput, MalformedRequest
 from handinger.web.urls import WebUrl

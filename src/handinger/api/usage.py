@@ -8,7 +8,8 @@ from starlette.responses import Response
 
 from handinger import workers
 from handinger.api.deps import CallerDep, ServicesDep
-from handinger.api.models import Error, UsageReport
+from handinger.api.models.errors import Error
+from handinger.api.models.spending import UsageReport
 from handinger.budgets import accounts, usage
 from handinger.errors import InvalidInput
 

@@ -16,16 +16,9 @@ from handinger.api.deps import (
     request_identity,
 )
 from handinger.api.description import body_of
-from handinger.api.models import (
-    Deleted,
-    Error,
-    Worker,
-    WorkerCancel,
-    WorkerContinue,
-    WorkerCreate,
-    WorkerPage,
-    WorkerStatus,
-)
+from handinger.api.models.errors import Error
+from handinger.api.models.instructions import WorkerCancel, WorkerContinue, WorkerCreate
+from handinger.api.models.workers import Deleted, Worker, WorkerPage, WorkerStatus
 from handinger.api.pages import PageDep
 from handinger.attachments import Attachment
 from handinger.errors import InvalidInput, Unavailable

@@ -7,9 +7,9 @@ from handinger import live
 from handinger.budgets import Spending
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.storage.database import Database, TenantStatements
-from handinger.turns import accept, execution, reading
+from handinger.turns import accept, endings, reading
 from handinger.turns.accept import RequestIdentity
-from handinger.turns.execution import EndedTurn
+from handinger.turns.endings import EndedTurn
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +92,4 @@ async def _end_waiting(sql: TenantStatements, worker_id: WorkerId, turn: _Unende
         started_at=None,
         spending=Spending(),
     )
-    await execution.end_waiting(sql, ended, execution.CANCELLED)
+    await endings.end_waiting(sql, ended, endings.CANCELLED)

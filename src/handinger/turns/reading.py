@@ -12,8 +12,8 @@ from handinger.errors import NotFound
 from handinger.ids import OrganizationId, TurnId, WorkerId
 from handinger.storage.database import Database, TenantStatements
 from handinger.story import Event, Story, Take
-from handinger.turns import execution
-from handinger.turns.execution import Ending
+from handinger.turns import endings, stories
+from handinger.turns.endings import Ending
 from handinger.workers import EntryRow
 
 
@@ -153,7 +153,7 @@ class Telling:
 
     def story(self) -> Story:
         """Its story as far as the turn alone implies it."""
-        return execution.new_story(
+        return stories.new_story(
             self.id,
             self.worker_id,
             input=self.input,
@@ -221,11 +221,11 @@ async def refresh(database: Database, told: Story) -> None:
     for row in rows:
         told.store(row.number, row.entry())
     if progress is None:
-        execution.tell_ending(told, execution.CANCELLED)
+        stories.tell_ending(told, endings.CANCELLED)
         return
     if progress.status == "completed":
         told.begin(Take(progress.attempt, progress.retry - 1))
-        execution.tell_ending(told, _ending(progress))
+        stories.tell_ending(told, _ending(progress))
     elif progress.attempt > told.take.attempt:
         told.begin(Take(progress.attempt, 0))
 

@@ -18,7 +18,8 @@ from handinger.files import Change, Workspace
 from handinger.settings import Settings
 from handinger.sources import Source
 from handinger.storage.database import Database
-from handinger.turns.execution import ClaimedTurn, Write
+from handinger.turns.claiming import ClaimedTurn
+from handinger.turns.journal import Write
 from handinger.turns.taint import UntrustedText
 
 # Marks a tool that may run again when it is not known whether it finished.
