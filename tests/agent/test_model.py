@@ -53,6 +53,30 @@ def test_a_response_without_usage_is_booked_in_full() -> None:
     assert (charge.spending.steps, charge.spending.input_tokens) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"output_tokens": 9},
+        {"input_tokens": -5, "output_tokens": 9},
+        {"input_tokens": 9},
+        {"input_tokens": 9, "output_tokens": -5},
+        {},
+    ],
+)
+def test_a_count_that_cannot_be_is_none(counts: dict[str, int]) -> None:
+    """Of a response with a text to a request with one."""
+    charge = model.charge(_response(**counts), _HELD, _price(input="1", output="1"))
+    assert (charge.spending.model_cost_nano, charge.settled) == (50_000_000, False)
+    said = [max(0, counts.get(name, 0)) for name in ("input_tokens", "output_tokens")]
+    assert [charge.spending.input_tokens, charge.spending.output_tokens] == said
+
+
+def test_an_empty_answer_may_have_no_tokens() -> None:
+    empty = ModelResponse(parts=[TextPart("")], usage=RequestUsage(input_tokens=1000))
+    charge = model.charge(empty, _HELD, _price(input="1", output="1"))
+    assert (charge.spending.model_cost_nano, charge.settled) == (1_000_000, True)
+
+
 def test_a_model_without_a_known_price_costs_nothing_here() -> None:
     spent = model.charge(_response(input_tokens=7, output_tokens=3), _HELD, None).spending
     assert (spent.model_cost_nano, spent.input_tokens) == (0, 7)
@@ -72,6 +96,11 @@ def _caused(error: Exception, cause: Exception) -> Exception:
         (ai_errors.ModelHTTPError(status_code=504, model_name="m"), True),
         (_caused(ai_errors.ModelAPIError("m", "x"), httpx2.ConnectError("refused")), False),
         (_caused(ai_errors.ModelAPIError("m", "x"), httpx2.ReadTimeout("late")), True),
+        (ai_errors.ModelConnectionError("m", "x", phase="pool"), False),
+        (ai_errors.ModelConnectionError("m", "x", phase="write"), True),
+        (ai_errors.ModelConnectionError("m", "x"), True),
+        # It had begun to answer.
+        (ai_errors.ModelHTTPError(status_code=529, model_name="m", in_stream=True), True),
         (_caused(ai_errors.ModelAPIError("m", "x"), httpx2.RemoteProtocolError("cut")), True),
         (ai_errors.UnexpectedModelBehavior("half an object"), True),
     ],

@@ -147,7 +147,11 @@ async def test_usage_that_is_missing_is_booked_in_full(postgres: EmbeddedPostgre
     assert 0 < turn["cost_nano"] <= 0.05 * NANO
 
 
-_tokens = st.one_of(st.just(0), st.integers(1, 2000), st.integers(0, 10**9), st.just(10**15))
+_tokens = st.one_of(
+    st.sampled_from([0, -1, -(10**15), 10**15]),
+    st.integers(1, 2000),
+    st.integers(-(10**9), 10**9),
+)
 _adversarial = st.builds(
     Answer,
     text=st.sampled_from(["", "word " * 40]),
@@ -314,6 +318,7 @@ async def test_whatever_a_model_reports_only_its_last_call_can_pass_the_cap(
             costs = [row["cost_nano"] for row in await here.ledger(turn)]
             assert sum(costs) == turn["cost_nano"]
             assert len(costs) == len(here.calls) == turn["steps"]
+            assert min(turn[f"{counted}_tokens"] for counted in _TOKENS) >= 0
             # Before the last call nothing passed the cap.
             assert sum(costs[:-1]) <= 0.05 * NANO
 
@@ -328,6 +333,8 @@ async def test_whatever_a_model_reports_only_its_last_call_can_pass_the_cap(
 
         await asyncio.to_thread(examples)
 
+
+_TOKENS = ("input", "output", "reasoning", "cache_read", "cache_write")
 
 _honest = st.builds(
     Answer,
@@ -413,6 +420,61 @@ async def test_tools_of_one_step_are_reserved_together(postgres: EmbeddedPostgre
     assert [row["subject"] for row in rows] == ["a:b", "buy", "buy", "a:b"]
     assert turn["cost_nano"] <= 0.5 * NANO
     assert turn["incomplete_reason"] is None
+
+
+async def test_a_call_that_is_not_made_says_whose_money_it_is(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    """Also when it is the organization's, which a larger budget would not help."""
+
+    def answers(number: int) -> Answer:
+        if number % 2 == 0:
+            return Answer("Done.", output_tokens=10)
+        return Answer(calls=[("buy", {"usd": 0.6})], output_tokens=10)
+
+    async with stage(postgres, tmp_path, answers, tools=[BUY], budgets=ONLY_MONEY) as here:
+        poor = await here.run("standard")
+        organization = await keys.first_organization(here.database)
+        await accounts.grant(here.database, organization.id, credits=50)
+        try:
+            capped = await here.run("high")
+        finally:
+            await accounts.lift(here.database, organization.id)
+    said = [str(turn["assistant_message"]) for turn in (poor, capped)]
+    assert "and the budget 'standard' of this turn does not cover that" in said[0]
+    assert "and what this organization has left of its credits" in said[1]
+    assert [turn["tool_cost_nano"] for turn in (poor, capped)] == [0, 0]
+
+
+async def test_a_call_that_never_began_costs_nothing(postgres: EmbeddedPostgres, tmp_path: Path):
+    """The time is over while the call before it still runs."""
+    began: list[str] = []
+
+    async def wait(ctx: RunContext[ToolContext], name: str) -> str:
+        """Wait for ever."""
+        began.append(name)
+        await asyncio.Event().wait()
+        return name
+
+    price = ToolPrice("tool", lambda _settings, _args: NANO // 100)
+    tool = Tool(wait, sequential=True, metadata={"price": price})
+
+    def answers(number: int) -> Answer:
+        if number > 1:
+            return Answer("Done.", output_tokens=10)
+        return Answer(calls=[("wait", {"name": "a"}), ("wait", {"name": "b"})], output_tokens=10)
+
+    caps = {"standard": {"usd": 0.5, "seconds": 3}}
+    async with stage(postgres, tmp_path, answers, tools=[tool], budgets=caps) as here:
+        turn = await here.run("standard")
+        rows = await here.ledger(turn)
+    assert began == ["a"]
+    assert [(row["kind"], row["settled"]) for row in rows] == [
+        ("model", True),
+        ("tool", False),
+        ("model", True),
+    ]
+    assert turn["tool_cost_nano"] == NANO // 100
 
 
 async def test_a_tool_that_makes_do_with_less_gets_what_is_left_beside_the_answer(

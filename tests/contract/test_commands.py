@@ -32,7 +32,7 @@ def priced(new_server: StartServer, connect: Connect) -> Api:
             "HANDINGER_MAX_WORKSPACE_FILES": "300",
             "HANDINGER_MAX_FILE_BYTES": "1000000",
             "HANDINGER_SANDBOX_DISK_BYTES": "8000000",
-            "HANDINGER_BUDGETS": '{"low": {"seconds": 10, "usd": 5}}',
+            "HANDINGER_BUDGETS": '{"low": {"seconds": 10, "usd": 5}, "standard": {"usd": 0.06}}',
         },
     )
     return connect(server, server.key)
@@ -348,17 +348,39 @@ def test_the_time_of_commands_costs_whatever_becomes_of_them(
 
 
 def test_the_time_of_a_cancelled_command_costs(priced: Api, scripts: Scripts):
-    worker = priced.start(scripts(Step(tool_calls=[run("sleep 998.5", timeout_seconds=500)])))
+    step = Step(tool_calls=[run("sleep 998.5", timeout_seconds=500)])
+    worker = priced.start(scripts(step), budget="high")
     wait_until(lambda: runs("sleep 998.5"))
     priced.client.post(f"/api/workers/{worker['id']}/cancel", json={})
     assert priced.worker(worker["id"])["costs"]["sandboxCostUsd"] > 0
+
+
+def test_a_command_that_money_ends_is_told_so(priced: Api, scripts: Scripts):
+    """After a second; five more are paid for, as it may take so long to stop it."""
+    slow = run("echo 1 > early.txt; sleep 1000", timeout_seconds=500)
+    steps = Step(tool_calls=[slow]), Step(tool_calls=[slow]), Step(text="done")
+    worker = priced.create(scripts(*steps), budget="standard").json()
+    assert (worker["error"], worker["output_text"]) == (None, "done")
+    assert 0.01 <= worker["costs"]["sandboxCostUsd"] <= 0.06
+    first, second = (
+        part for part in worker["messages"][-1]["parts"] if part["type"] == "tool-run_command"
+    )
+    (note,) = first["output"]["notes"]
+    assert "the budget 'standard' of this turn does not cover more time" in note
+    assert "Give it more time" not in note
+    assert "say in your answer that the money ran out" in note
+    # What is left now is too little for another.
+    assert "the budget 'standard' of this turn does not cover enough" in second["errorText"]
+    assert filenames(worker) == ["early.txt"]
 
 
 def test_a_command_gets_no_more_time_than_its_turn_has(priced: Api, scripts: Scripts):
     slow = run("echo 1 > early.txt; sleep 1000", timeout_seconds=500)
     response = priced.create(scripts(Step(tool_calls=[slow]), Step(text="done")), budget="low")
     worker = response.json()
-    assert "was stopped" in results_of(worker)[0]["notes"][0]
+    note = results_of(worker)[0]["notes"][0]
+    assert "because the time of this turn is nearly used up" in note
+    assert "Give it more time" not in note
     assert filenames(worker) == ["early.txt"]
     assert worker["output_text"] == "done"
 

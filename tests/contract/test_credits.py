@@ -107,6 +107,50 @@ def test_a_repeated_request_joins_its_turn_although_the_balance_is_empty(
     assert again["usage"]["credits"] == 1
 
 
+def test_a_refused_request_may_be_sent_again_when_there_are_credits(
+    office: Office, scripts: Scripts
+):
+    """With the same key: nothing was accepted, so there is nothing to join."""
+    organization_id, api = office.organization("refused")
+    office.grant(organization_id, 1)
+    office.grant(organization_id, -1)
+    body, headers = {"input": scripts(_paid()).input}, {"Idempotency-Key": "again"}
+    for _ in range(2):
+        error_in(api.client.post("/api/workers", json=body, headers=headers), 402, "out_of_credits")
+    assert api.client.get("/api/workers").json()["workers"] == []
+    office.grant(organization_id, 1)
+    first = worker_in(api.client.post("/api/workers", json=body, headers=headers))
+    again = worker_in(api.client.post("/api/workers", json=body, headers=headers))
+    assert (first["error"], first["usage"]["credits"]) == (None, 1)
+    assert again["id"] == first["id"]
+    assert api.client.get("/api/usage").json()["balanceCredits"] == 0
+
+
+@pytest.mark.parametrize("left_nano", [0, 1, 10**9])
+def test_a_month_with_a_little_left_is_never_passed(
+    office: Office, scripts: Scripts, left_nano: int
+):
+    """Not by a nano-dollar: no call starts that might."""
+    organization_id, api = office.organization(f"nearly {left_nano}")
+    spent = worker_in(api.create(scripts(_paid())))["usage"]["costUsd"]
+    cap_nano = round(spent * 1e9) + left_nano
+    office.do(lambda db: accounts.cap_month(db, organization_id, cap_nano))  # pyright: ignore[reportArgumentType] # An id.
+    instruction = scripts(_paid())
+    answer = api.create(instruction, budget="unlimited")
+    if left_nano == 0:
+        error_in(answer, 402, "monthly_cap_reached")
+        return
+    worker = worker_in(answer)
+    if left_nano == 1:
+        assert worker["error"]["code"] == "budget_too_small"
+        assert "month's cap of this organization" in worker["error"]["message"]
+        assert "1e-09 USD are left" in worker["error"]["message"]
+        assert instruction.requests == []
+    report = api.client.get("/api/usage").json()
+    assert report["monthUsd"] <= report["monthlyCapUsd"]
+    assert (worker["error"] is None) == (left_nano == 10**9)
+
+
 def test_a_balance_is_one_more_cap_of_a_turn(office: Office, scripts: Scripts):
     organization_id, api = office.organization("capped")
     office.grant(organization_id, 3)
@@ -310,6 +354,42 @@ def test_budgets_of_an_organization_are_its_own(office: Office, scripts: Scripts
     office.do(lambda db: accounts.set_budget(db, organization_id, "low", {}))  # pyright: ignore[reportArgumentType] # An id.
     instruction = scripts(Step(tool_calls=[LIST]), after_last="repeat")
     assert worker_in(api.create(instruction, budget="low"))["usage"]["steps"] == 4
+
+
+def test_a_budget_that_changes_holds_from_the_next_turn_on(office: Office, scripts: Scripts):
+    organization_id, api = office.organization("changing")
+
+    def calls(input: Scripted, worker_id: str | None = None) -> tuple[int, str]:
+        answer = (
+            api.create(input, budget="low")
+            if worker_id is None
+            else api.go_on(worker_id, input, budget="low")
+        )
+        worker = worker_in(answer)
+        return len(input.requests), worker["id"]
+
+    def endless() -> Scripted:
+        return scripts(Step(tool_calls=[LIST]), after_last="repeat")
+
+    made, worker_id = calls(endless())
+    assert made == 4
+    # A turn that runs keeps the caps that it began with.
+    held = scripts.new()
+    gate = held.gate("first")
+    held.model.script(
+        held.name,
+        [Step(tool_calls=[LIST], gate=gate), Step(tool_calls=[LIST])],
+        after_last="repeat",
+    )
+    running = api.queue(worker_id, held, budget="low")
+    held.wait_for(1)
+    office.do(
+        lambda db: accounts.set_budget(db, organization_id, "low", {"modelCalls": 2})  # pyright: ignore[reportArgumentType] # An id.
+    )
+    held.model.open_gate(gate)
+    api.wait_until_idle(worker_id)
+    assert api.turn(worker_id, running)["usage"]["steps"] == 4
+    assert calls(endless(), worker_id)[0] == 2
 
 
 def test_usage_is_grouped_and_sums_up(office: Office, scripts: Scripts):

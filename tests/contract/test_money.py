@@ -1,5 +1,7 @@
 """Costs over HTTP: exact, capped, and the same in every answer (1.1, 1.3)."""
 
+import socket
+
 import psycopg
 import pytest
 
@@ -7,7 +9,15 @@ from tests.contract.conftest import Connect, StartServer
 from tests.contract.wire import worker_in
 from tests.contract.world import Api, Scripts
 from tests.support.ledger import CHECKS
-from tests.support.model_server import HangUpAfterChunks, HttpError, Stall, Step, ToolCall, Usage
+from tests.support.model_server import (
+    HangUp,
+    HangUpAfterChunks,
+    HttpError,
+    Stall,
+    Step,
+    ToolCall,
+    Usage,
+)
 from tests.support.server import HandingerServer
 
 LIST = ToolCall("list_files", {})
@@ -97,6 +107,48 @@ def test_a_failed_call_that_was_refused_costs_nothing(paid_api: Api, scripts: Sc
     )
     worker = worker_in(paid_api.create(instruction))
     assert round(worker["usage"]["costUsd"] * NANO) == 100 * 3000 + 10 * 15_000
+    assert worker["usage"]["steps"] == 1
+
+
+def _booked(server: HandingerServer, worker_id: str) -> list[tuple[bool, int]]:
+    """Each charge for a worker, whether it is settled, and its nano-dollars."""
+    with psycopg.connect(server.environment["HANDINGER_DATABASE_URL"], autocommit=True) as mine:
+        return mine.execute(
+            "SELECT settled, cost_nano FROM ledger WHERE worker_id = %s ORDER BY id", [worker_id]
+        ).fetchall()
+
+
+def test_a_call_that_was_never_sent_costs_nothing(
+    new_server: StartServer, connect: Connect, scripts: Scripts
+):
+    """Nobody listens there; so nothing of the budget is lost to the attempts."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    server = new_server(
+        "unreachable",
+        {
+            "HANDINGER_PRICES": PRICES,
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1",
+            "HANDINGER_MODEL_RETRIES": "1",
+        },
+    )
+    worker = worker_in(connect(server, server.key).create("Work."))
+    assert worker["error"]["code"] == "model_error"
+    assert (worker["usage"]["costUsd"], worker["usage"]["steps"]) == (0, 0)
+    assert _booked(server, worker["id"]) == []
+
+
+def test_a_call_that_was_read_and_never_answered_is_paid_each_time(
+    paid_api: Api, paid_server: HandingerServer, scripts: Scripts
+):
+    instruction = scripts(Step(text="Done.", attempts=[HangUp()], usage=_usage(100, 10)))
+    worker = worker_in(paid_api.create(instruction, budget="high"))
+    assert len(instruction.requests) == 2
+    unanswered, answered = _booked(paid_server, worker["id"])
+    assert answered == (True, 100 * 3000 + 10 * 15_000)
+    assert unanswered[0] is False
+    assert unanswered[1] > answered[1]
     assert worker["usage"]["steps"] == 1
 
 

@@ -48,6 +48,7 @@ class Answer:
     more: dict[str, int] = field(default_factory=dict[str, int])
     is_measured: bool = True
     hangs: bool = False
+    fails: Exception | None = None  # that is raised in its place
 
 
 @dataclass(slots=True)
@@ -57,6 +58,7 @@ class Call:
     bytes_sent: int
     max_tokens: int | None
     concluding: bool
+    reserved_input: int | None  # tokens; None: nothing was
 
 
 @dataclass(slots=True)
@@ -79,12 +81,14 @@ class Stage:
         sent = sum(content_bytes(message) for message in messages)
         concluding = given.get("tool_choice") == "none"
         limit = given.get("max_tokens")
-        self.calls.append(Call(sent, limit, concluding))
+        self.calls.append(Call(sent, limit, concluding, await self._reserved_input()))
         answer = self.answers(len(self.calls))
         if self.during is not None:
             await self.during(answer)
         if answer.hangs:
             await asyncio.Event().wait()
+        if answer.fails is not None:
+            raise answer.fails
         parts: list[TextPart | ToolCallPart] = [TextPart(answer.text)] if answer.text else []
         if not concluding:
             parts += [ToolCallPart(name, args) for name, args in answer.calls]
@@ -98,6 +102,13 @@ class Stage:
             **answer.more,  # pyright: ignore[reportArgumentType] # Counts only.
         )
         return ModelResponse(parts=parts, usage=usage)
+
+    async def _reserved_input(self) -> int | None:
+        async with self.database.system().statements() as sql:
+            return await sql.value(
+                "SELECT (reservations -> 0 ->> 'input_tokens')::bigint FROM turns"
+                " WHERE status = 'running'"
+            )
 
     async def run(
         self,

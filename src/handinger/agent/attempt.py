@@ -28,8 +28,8 @@ class Attempt:
     """What those who carry out a turn share.
 
     The conversation is always what the journal holds; only `write` changes it. What costs money and
-    is not in the journal yet stands in `under_way` and `unbooked`, so that it is booked however the
-    attempt ends.
+    is not in the journal yet stands in `context.under_way` and `unbooked`, so that it is booked
+    however the attempt ends.
     """
 
     def __init__(self, process: Process, turn: ClaimedTurn, story: Story, opening: Opening) -> None:
@@ -43,10 +43,7 @@ class Attempt:
         self.allowance = opening.allowance
         self.meter = opening.meter
         self.conversation = opening.conversation
-        # Of a model call: what is reserved while it is under way, and what it cost once that is
-        # known.
-        self.under_way: Reservation | None = None
-        self.unbooked: Charge | None = None
+        self.unbooked: Charge | None = None  # what a model call cost, once that is known
         self.cancelled = asyncio.Event()
         self._commit: asyncio.Task[None] | None = None
         workspace = files.Workspace(
@@ -65,6 +62,8 @@ class Attempt:
             shell=Shell(sandboxes, workspace, process.settings) if sandboxes else None,
             tools_end_at=self.allowance.conclude_at,
             meter=self.meter,
+            granted=self.meter.granted,
+            purse=self.meter.purse,
             instructions=opening.instructions,
             results=opening.results,
             interrupted=opening.interrupted,
@@ -105,8 +104,8 @@ class Attempt:
         self, record: Record, messages: Sequence[ModelMessage], goes_on: Conversation | None
     ) -> None:
         await self.journal.write(record)
-        self.under_way = self.unbooked = None
-        self.context.granted = self.meter.granted
+        self.context.under_way = self.unbooked = None
+        self.context.granted, self.context.purse = self.meter.granted, self.meter.purse
         self.conversation = goes_on or self.conversation
         self.conversation.messages.extend(messages)
         self.conversation.of_turn += len(messages)
@@ -123,8 +122,8 @@ class Attempt:
 
     async def release(self) -> None:
         """Give the turn back; what is reserved for calls that are under way is booked later."""
-        held = [self.meter.granted.get(call.tool_call_id) for call in self.open_calls()]
-        under_way = [reservation for reservation in (self.under_way, *held) if reservation]
+        held = [self.context.under_way, *map(self.granted_to, self.open_calls())]
+        under_way = [reservation for reservation in held if reservation]
         await self.journal.release(under_way=under_way)
 
     # Where the journal stands
@@ -140,6 +139,11 @@ class Attempt:
         """The tool calls of the last response that have no result yet."""
         return open_calls(self.conversation, self.context.results)
 
+    def granted_to(self, call: ToolCallPart) -> Reservation | None:
+        """What is reserved for a tool's call that has begun."""
+        begun = (self.context.step, call.tool_call_id) in self.context.begun
+        return self.meter.granted.get(call.tool_call_id) if begun else None
+
     def next_call(self, conversation: Conversation | None = None) -> Reserve:
         """Reserves for the model call that follows what is in the journal, or this conversation."""
         return for_next_call(
@@ -153,7 +157,7 @@ class Attempt:
         """The charges for a model call that is under way and is given up."""
         if self.unbooked is not None:
             return [self.unbooked]
-        held = self.under_way
+        held = self.context.under_way
         return [] if held is None else [held.in_full(steps=int(held.kind == "model"))]
 
 

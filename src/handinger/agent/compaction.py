@@ -105,7 +105,7 @@ class Compactor:
         attempt = self._attempt
         if _after_refusal(attempt.conversation, size=self._window) is None:
             return False
-        attempt.under_way = None  # What is refused costs nothing.
+        attempt.context.under_way = None  # What is refused costs nothing.
         attempt.teller.withdraw()
         attempt.tell()
         self._is_refused = True
@@ -142,10 +142,10 @@ class Compactor:
         step = attempt.conversation.responses_made
         reserve = attempt.meter.for_summary([asked], output=cut.most_output, step=step)
         await attempt.write(Record(reserve=reserve))
-        attempt.under_way = attempt.meter.summary
+        held = attempt.context.under_way = attempt.meter.summary
         text, charges = "", list[Charge]()
-        if attempt.under_way is not None:
-            text, charges = await self._summarize(asked, cut, attempt.under_way)
+        if held is not None:
+            text, charges = await self._summarize(asked, cut, held)
         model = attempt.process.settings.model_id
         head = _head(cut, text, model=model, instruction=prompt.instruction(turn))
         goes_on = _compacted(attempt.conversation, cut, head)
@@ -200,13 +200,11 @@ def _after_refusal(conversation: Conversation, *, size: int | None) -> Cut | Non
 
 def _tokens_sent(conversation: Conversation, pending: ModelMessage, instructions: str) -> int:
     since = _tokens(pending)
-    # What was counted before a summary took their place says nothing about what is sent now.
-    for message in reversed(conversation.messages[conversation.compacted :]):
-        if isinstance(message, ModelResponse) and message.usage.input_tokens:
+    for message in reversed(conversation.messages):
+        if isinstance(message, ModelResponse) and message.usage.input_tokens > 0:
             return message.usage.input_tokens + message.usage.output_tokens + since
         since += _tokens(message)
-    told = sum(_tokens(message) for message in conversation.messages[: conversation.compacted])
-    return told + since + _OVERHEAD_TOKENS + len(instructions) // _BYTES_PER_TOKEN
+    return since + _OVERHEAD_TOKENS + len(instructions) // _BYTES_PER_TOKEN
 
 
 def _tokens(message: ModelMessage) -> int:
@@ -273,14 +271,13 @@ def _head(
 
 def _compacted(conversation: Conversation, cut: Cut, head: Sequence[ModelMessage]) -> Conversation:
     """The conversation as it goes on."""
-    messages = [*head, *cut.kept]
+    messages = [*head, *conversations.uncounted(cut.kept)]
     return replace(
         conversation,
         messages=messages,
         size=sum(len(conversations.dump(message)) for message in messages),
         of_turn=cut.kept_of_turn,
         head=len(head),
-        compacted=len(messages),
         covered_responses=cut.covered_responses,
     )
 

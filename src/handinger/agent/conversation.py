@@ -5,7 +5,7 @@ Reading and parsing a whole conversation for each turn would cost more with ever
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydantic_ai.messages import (
     ModelMessage,
@@ -13,6 +13,7 @@ from pydantic_ai.messages import (
     ModelResponse,
     ToolCallPart,
 )
+from pydantic_ai.usage import RequestUsage
 
 from handinger.ids import WorkerId
 from handinger.storage.database import TenantStatements
@@ -32,10 +33,8 @@ class Conversation:
     size: int = 0  # of the stored texts
     # How many messages at the end belong to the turn that has not ended.
     of_turn: int = 0
-    # How many messages at the beginning are a summary of others, and how many there were when it
-    # took their place.
+    # How many messages at the beginning are a summary of others.
     head: int = 0
-    compacted: int = 0
     # How many responses of the turn that has not ended are covered by the summary.
     covered_responses: int = 0
 
@@ -102,19 +101,30 @@ def _continued(
     told = [row for row in rows if row.covers_id is None]
     messages = [*known.messages, *head]
     for row in told:
-        messages.extend(parse(row.payload))
-    earlier = sum(row.id < summary.id for row in told) if summary else 0
+        stored = parse(row.payload)
+        messages.extend(uncounted(stored) if summary and row.id < summary.id else stored)
     return Conversation(
         last_id=rows[-1].id if rows else known.last_id,
         messages=messages,
         size=known.size + sum(len(row.payload) for row in rows),
         of_turn=sum(row.turn_id == turn.id for row in told),
         head=len(head) if summary else known.head,
-        compacted=len(head) + earlier if summary else known.compacted,
         covered_responses=(
             summary.covered_responses if summary and summary.turn_id == turn.id else 0
         ),
     )
+
+
+def uncounted(messages: Sequence[ModelMessage]) -> list[ModelMessage]:
+    """The same, without what was counted of their requests.
+
+    For those that stay when a summary takes the place of what came before them: how large a request
+    was with that says nothing of one that has the summary instead.
+    """
+    return [
+        replace(message, usage=RequestUsage()) if isinstance(message, ModelResponse) else message
+        for message in messages
+    ]
 
 
 def tool_calls(response: ModelResponse | None) -> list[ToolCallPart]:

@@ -17,6 +17,7 @@ from handinger.agent import pictures, prompt
 from handinger.agent.metering import Meter
 from handinger.agent.tools.context import ToolContext
 from handinger.agent.ui_events import plain
+from handinger.budgets import Reservation
 from handinger.storage.database import is_connection_error
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,10 @@ class StepContext(ToolContext):
         default_factory=dict[tuple[int, str], ToolReturnPart]
     )
     interrupted: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
+    # What is reserved for a model call from when it may have gone out, and the tool calls, by step
+    # and id, that have begun. What never did costs nothing.
+    under_way: Reservation | None = None
+    begun: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
 
 
 class Hooks(AbstractCapability[StepContext]):
@@ -53,7 +58,7 @@ class Hooks(AbstractCapability[StepContext]):
         In the concluding call, forbid tools and say so. The note is sent, but not remembered.
         """
         meter, messages = ctx.deps.meter, request_context.messages
-        meter.know(request_context.model_request_parameters.function_tools)
+        meter.bounds.know(request_context.model_request_parameters.function_tools)
         if meter.wants_count:
             shown = await pictures.shown(ctx, messages)
             await meter.count(replace(request_context, messages=shown), of=messages)
@@ -70,6 +75,7 @@ class Hooks(AbstractCapability[StepContext]):
             note = ModelRequest(parts=[UserPromptPart(prompt.CONCLUDE)])
             request_context.messages = [*request_context.messages, note]
         request_context.model_settings = settings
+        ctx.deps.under_way = plan.reservation if plan else None
         return request_context
 
     async def wrap_tool_execute(
@@ -94,6 +100,7 @@ class Hooks(AbstractCapability[StepContext]):
         refusal = ctx.deps.meter.refusal(call)
         if refusal is not None:
             raise ToolFailed(refusal)
+        ctx.deps.begun.add(key)
         try:
             value = await handler(args)
             if isinstance(value, ToolReturn):

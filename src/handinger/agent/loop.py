@@ -166,7 +166,6 @@ class TurnRun:
                 )
             except Remeasured:
                 # It was not sent; the next plan knows how large it is.
-                attempt.under_way = None
                 attempt.teller.withdraw()
                 await attempt.write(Record(reserve=attempt.next_call()))
             except ai_errors.OutputTokenLimitExceeded:
@@ -235,7 +234,7 @@ class TurnRun:
         self._failures += 1
         metrics.model_failures.inc()
         if not failure.was_answering and not models.may_be_billed(error):
-            attempt.under_way = None
+            attempt.context.under_way = None
         if models.is_transient(error) and self._failures <= self._process.settings.model_retries:
             delay_s = self._delay_s(error)
         elif self._withholds_pictures(error):
@@ -248,9 +247,10 @@ class TurnRun:
         logger.warning("A model call failed and is repeated in %.1f s: %s", delay_s, reason)
         attempt.teller.withdraw()
         attempt.tell()
-        if attempt.under_way is not None:
+        under_way = attempt.context.under_way
+        if under_way is not None:
             # The next attempt is paid for as well, and counts as the same step.
-            charges = [attempt.under_way.in_full()]
+            charges = [under_way.in_full()]
             await attempt.write(Record(charges=charges, reserve=attempt.next_call()))
         await asyncio.sleep(delay_s)
         return None

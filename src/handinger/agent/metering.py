@@ -1,33 +1,21 @@
-"""What the next call may cost, known before it is made: how it is planned, and what is reserved.
+"""What the next call may cost, known before it is made: how it is planned, and what is reserved."""
 
-A bound of its input is the smallest that is known: the bytes of all that is sent, or what the
-provider has counted already, in an earlier call or when asked, and the bytes that were added since.
-"""
-
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from pydantic_ai.messages import (
-    ModelMessage,
-    ModelResponse,
-    ToolCallPart,
-    ToolReturnPart,
-)
+from pydantic_ai.messages import ModelMessage, ToolCallPart, ToolReturnPart
 from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.tools import ToolDefinition
 
 from handinger import prices
-from handinger.agent import prompt, sizes
+from handinger.agent import sizes
+from handinger.agent.bounds import Bound, Bounds, Prefixes
 from handinger.agent.counting import Counter
 from handinger.agent.tools.context import ToolPrice
 from handinger.budgets import Allowance, Reservation, Reserve, Spending
 from handinger.prices import Price
 from handinger.settings import Settings
-
-# A reported count is believed if a token would not stand for more bytes than this.
-_MOST_BYTES_PER_TOKEN = 64
 
 # The answer that is kept for the end, and room for the results that come before it; in tokens.
 _KEPT_ANSWER = 512
@@ -44,8 +32,6 @@ _WORTH_COUNTING = 1024
 
 # The output limit where nobody knows what the model allows.
 _USUAL_OUTPUT = 8192
-
-_MOST_LEARNED = 1000
 
 
 class Remeasured(Exception):
@@ -81,57 +67,15 @@ class Metering:
     output_limit: int | None  # of the model
     tools: Mapping[str, ToolDefinition] = field(default_factory=dict[str, ToolDefinition])
     counter: Counter | None = None  # None: its provider does not count ahead of a call
-    tool_bytes: int = field(init=False)  # of the definitions that every call sends
-    _told: str = field(init=False)
-    _learned: dict[str, int] = field(default_factory=dict[str, int])
+    prefixes: Prefixes = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tool_bytes = sizes.definition_bytes(self.tools.values())
-        self._told = _told(self.tools.values())
+        self.prefixes = Prefixes(self.tools)
 
     @property
     def usual_output(self) -> int:
         """The output limit of a call for which there is money enough."""
         return self.settings.max_output_tokens or self.output_limit or _USUAL_OUTPUT
-
-    def prefix(self, text: str, more: Iterable[ToolDefinition] = ()) -> str:
-        """What names the beginning of calls with these instructions, and the same tools."""
-        told = "\0".join([text, self._told, _told(more)])
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
-
-    def learn(self, prefix: str, input_tokens: int) -> None:
-        """A call that began with this prefix had so many tokens; so the prefix has no more."""
-        if prefix not in self._learned and len(self._learned) >= _MOST_LEARNED:
-            self._learned.clear()
-        self._learned[prefix] = min(input_tokens, self._learned.get(prefix, input_tokens))
-
-    def learned(self, prefix: str, most: int) -> int:
-        """The smallest known bound of a prefix."""
-        return min(most, self._learned.get(prefix, most))
-
-
-def _told(tools: Iterable[ToolDefinition]) -> str:
-    return "\0".join(sizes.definition(tool).decode() for tool in tools)
-
-
-@dataclass(frozen=True, slots=True)
-class _Bound:
-    """The most tokens that a request can have, and how many of them the provider counted."""
-
-    tokens: int
-    counted: int
-
-    @property
-    def uncounted(self) -> int:
-        return self.tokens - self.counted
-
-
-@dataclass(frozen=True, slots=True)
-class _Counted:
-    """A request that the provider counted when it was asked: a bound, and the request's bytes."""
-
-    tokens: int
-    content_bytes: int
 
 
 class Meter:
@@ -147,80 +91,18 @@ class Meter:
         self._metering = metering
         self._allowance = allowance
         self._model = model
-        self._available_nano: int | None = None
+        # What the turn may still cost, and whether that is for its organization to say.
+        self._left_nano: int | None = None
+        self._is_organizations = False
         self._kept: list[Reservation] = []
+        self.bounds = Bounds(metering.prefixes, model=model, instructions=instructions)
         # Of the call that is planned: its bound, and what the last look found beyond that.
-        self._bound = _Bound(0, 0)
+        self._bound = Bound(0, 0)
         self._found: tuple[int, int] = (0, 0)  # the step, and a bound
         self._is_tight = False
-        self._counted: _Counted | None = None
         self._asked_in_step: int | None = None
-        self._text = instructions + prompt.CONCLUDE
-        self._note_bytes = sizes.FRAME + sizes.text_bytes(prompt.CONCLUDE)
-        self._fixed_bytes = (
-            sizes.FRAME_OF_REQUEST + sizes.text_bytes(self._text) + metering.tool_bytes
-        )
-        self._more_bytes = 0  # of tools that only this turn knows
-        self._prefix = metering.prefix(self._text)
 
-    @property
-    def _prefix_bytes(self) -> int:
-        """Of what every request begins with, the instructions and the tools."""
-        return self._fixed_bytes + self._more_bytes
-
-    # Bounds
-
-    def input_bound(self, messages: Sequence[ModelMessage]) -> int:
-        """How many tokens a call with these messages sends at most."""
-        return self._input_bound(messages).tokens
-
-    def _input_bound(self, messages: Sequence[ModelMessage]) -> _Bound:
-        bound = self._bound_of_history(messages)
-        if self._counted is None:
-            return bound
-        size = sum(sizes.content_bytes(message) for message in messages)
-        since = max(0, size - self._counted.content_bytes)
-        counted = _Bound(self._counted.tokens + since, self._counted.tokens)
-        return min(bound, counted, key=lambda each: each.tokens)
-
-    def _bound_of_history(self, messages: Sequence[ModelMessage]) -> _Bound:
-        """By bytes, and by what the provider reported for the calls before this one."""
-        each = [sizes.content_bytes(message) for message in messages]
-        prefix = self._metering.learned(self._prefix, self._prefix_bytes)
-        known = prefix if prefix < self._prefix_bytes else 0
-        bound = _Bound(prefix + sum(each), known)
-        covered, since = self._prefix_bytes + sum(each), 0
-        for message, size in zip(reversed(messages), reversed(each), strict=True):
-            covered -= size
-            since += size
-            if not isinstance(message, ModelResponse):
-                continue
-            counted = message.usage.input_tokens
-            if counted * _MOST_BYTES_PER_TOKEN < covered:
-                continue  # Not reported, or not believable.
-            is_same = (message.metadata or {}).get("prefix") == self._prefix
-            tokens = counted + since + sizes.FRAME + (0 if is_same else prefix)
-            return min(
-                bound,
-                _Bound(tokens, counted + (0 if is_same else known)),
-                key=lambda each: each.tokens,
-            )
-        return bound
-
-    def note(self, response: ModelResponse) -> None:
-        """Remember what a response tells of the size of its request."""
-        response.metadata = {**(response.metadata or {}), "prefix": self._prefix}
-        counted = response.usage.input_tokens
-        if counted * _MOST_BYTES_PER_TOKEN >= self._prefix_bytes:
-            self._metering.learn(self._prefix, counted)
-
-    def know(self, tools: Sequence[ToolDefinition]) -> None:
-        """A request of this turn defines these tools; some may be known to its turn alone."""
-        more = [tool for tool in tools if tool.name not in self._metering.tools]
-        size = sizes.definition_bytes(more)
-        if size > self._more_bytes:
-            self._more_bytes = size
-            self._prefix = self._metering.prefix(self._text, more)
+    # The last look
 
     def require(self, messages: Sequence[ModelMessage]) -> None:
         """The last look before a request is sent. Raises Remeasured."""
@@ -229,7 +111,7 @@ class Meter:
         price = self._metering.price
         if price is None or price.is_free:
             return
-        bound = self.input_bound(messages)
+        bound = self.bounds.of(messages).tokens
         if bound > self.plan.reservation.input_tokens:
             self._found = (self.plan.reservation.step, bound)
             raise Remeasured
@@ -255,12 +137,7 @@ class Meter:
         assert counter is not None
         self._asked_in_step = self.planned_step
         counted = await counter.count(request)
-        content = sum(sizes.content_bytes(message) for message in of)
-        prefix = self._metering.learned(self._prefix, self._prefix_bytes)
-        covered = content + (self._prefix_bytes if counter.counts_all else 0)
-        if counted is not None and counted * _MOST_BYTES_PER_TOKEN >= covered:
-            tokens = counter.bound(counted) + (0 if counter.counts_all else prefix)
-            self._counted = _Counted(tokens + self._note_bytes, content)
+        if counted is not None and self.bounds.believe(counted, counter, of=of):
             self._found = (0, 0)
         elif self.plan is not None:
             return
@@ -268,21 +145,29 @@ class Meter:
 
     # Money
 
-    def left_nano(self, spent: Spending, available_nano: int | None) -> int | None:
-        """What the turn may still cost; None if nothing limits it."""
-        cap = self._allowance.cap_nano
-        caps = [available_nano] if available_nano is not None else []
-        if cap is not None:
-            caps.append(cap - spent.cost_nano)
-        return min(caps) if caps else None
+    @property
+    def purse(self) -> str:
+        """Whose money is the least, in words."""
+        if self._is_organizations:
+            return "what this organization has left of its credits or of its month's cap"
+        return f"the budget '{self._allowance.name}' of this turn"
+
+    def _look(self, spent: Spending, available_nano: int | None) -> int | None:
+        """See what the turn may still cost; None if nothing limits it."""
+        cap_nano = self._allowance.cap_nano
+        left = None if cap_nano is None else cap_nano - spent.cost_nano
+        self._is_organizations = available_nano is not None and (
+            left is None or available_nano < left
+        )
+        self._left_nano = available_nano if self._is_organizations else left
+        return self._left_nano
 
     def for_call(self, messages: Sequence[ModelMessage], *, step: int) -> Reserve:
         """Plans the next model call, and reserves its worst case; nothing if none fits."""
 
         def reserve(spent: Spending, available_nano: int | None) -> list[Reservation]:
             self.granted = {}
-            left = self.left_nano(spent, available_nano)
-            self._available_nano = available_nano
+            left = self._look(spent, available_nano)
             self.plan = self._planned(messages, step, spent, left)
             self.planned_step = step
             # Nothing is reserved for what costs nothing.
@@ -301,29 +186,28 @@ class Meter:
 
         def reserve(spent: Spending, available_nano: int | None) -> list[Reservation]:
             self.plan, self.planned_step = None, None
-            left = self.left_nano(spent, available_nano)
+            left = self._look(spent, available_nano)
             bound = sizes.FRAME_OF_REQUEST + sum(sizes.content_bytes(each) for each in asked)
             self.summary = self._call(step, bound, output, concludes=False).reservation
             self.summary = replace(self.summary, kind="internal")
             is_unknown = self._metering.price is None
             if left is not None and (is_unknown or self.summary.cost_nano > left // 2):
                 self.summary = None
-            # What was counted was another conversation.
-            self._counted = None
+            self.bounds.forget_count()
             return [self.summary] if self.summary and self.summary.cost_nano else []
 
         return reserve
 
-    def too_small(self, spent: Spending) -> str:
+    def too_small(self) -> str:
         """Why no call was made, and what would be needed."""
-        price, name = self._metering.price, self._allowance.name
+        price = self._metering.price
         if price is None:
             return prices.unknown(self._metering.settings)
         bound = self._bound.tokens
         needed = price.worst_case(bound).cost_nano(bound, _LEAST_ANSWER)
-        left = max(self.left_nano(spent, self._available_nano) or 0, 0)
-        whose, remedy = f"The budget '{name}' is", "Use a larger budget"
-        if self._available_nano is not None and left == self._available_nano:
+        left = max(self._left_nano or 0, 0)
+        whose, remedy = f"The budget '{self._allowance.name}' is", "Use a larger budget"
+        if self._is_organizations:
             whose = "The credits or the month's cap of this organization are"
             remedy = "Ask its operator for more"
         return (
@@ -340,7 +224,7 @@ class Meter:
         spent: Spending,
         left_nano: int | None,
     ) -> Plan | None:
-        self._bound, self._is_tight = self._input_bound(messages), False
+        self._bound, self._is_tight = self.bounds.of(messages), False
         found_in, found = self._found
         if found_in == step and found > self._bound.tokens:
             self._bound = replace(self._bound, tokens=found)
@@ -385,7 +269,7 @@ class Meter:
         results = [part for part in last.parts if isinstance(part, ToolReturnPart)] if last else []
         if not results:
             return None
-        bound = max(self._bound_of_history(messages).tokens, self._bound.tokens)
+        bound = max(self.bounds.of_history(messages).tokens, self._bound.tokens)
         size = sum(sizes.result_bytes(part) for part in results)
         room = price.worst_case(bound).affordable_input(left_nano, _LEAST_ANSWER)
         if room is None or room < 0:
@@ -395,7 +279,7 @@ class Meter:
             plan = self._call(step, room, _LEAST_ANSWER, concludes=True)
             return replace(plan, is_lowered=True, results_bytes=kept)
         # What it answered and called is too much already: it concludes from what it had before.
-        if len(messages) < 3 or self.input_bound(messages[:-2]) > room:
+        if len(messages) < 3 or self.bounds.of(messages[:-2]).tokens > room:
             return None
         plan = self._call(step, room, _LEAST_ANSWER, concludes=True)
         return replace(plan, is_lowered=True, is_without_last=True)
@@ -430,8 +314,8 @@ class Meter:
         def reserve(spent: Spending, available_nano: int | None) -> list[Reservation]:
             self.plan, self.planned_step = None, None
             self.granted = {}
-            left = self.left_nano(spent, available_nano)
-            kept = self._concluding_nano(self.input_bound(messages))
+            left = self._look(spent, available_nano)
+            kept = self._concluding_nano(self.bounds.of(messages).tokens)
             self._kept = []
             if available_nano is not None and left is not None and kept:
                 self._kept = [self._kept_slice(step, max(0, min(kept, left)))]
@@ -474,8 +358,8 @@ class Meter:
         if most is None or call.tool_call_id in self.granted:
             return None
         return (
-            f"This call was not made: it may cost {most[1] / 1e9:.6g} USD, and the budget of this "
-            "turn does not have that left beside the answer. Go on without it."
+            f"This call was not made: it may cost {most[1] / 1e9:.6g} USD, and {self.purse} does "
+            "not cover that beside the answer. Go on without it."
         )
 
     def _most_nano(self, call: ToolCallPart) -> tuple[ToolPrice, int] | None:

@@ -1,10 +1,11 @@
 """The configured model, built once; and what its answers cost."""
 
 import os
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic_ai import exceptions as ai_errors
-from pydantic_ai.messages import ModelResponse
+from pydantic_ai.messages import ModelResponse, TextPart, ThinkingPart
 from pydantic_ai.models import Model, infer_model
 from pydantic_ai.settings import ModelSettings
 
@@ -73,8 +74,7 @@ def charge(response: ModelResponse, held: Reservation, price: Price | None) -> C
     price costs nothing here; only its tokens are reported.
     """
     usage = response.usage
-    if usage.unmeasured_requests and not usage.input_tokens and not usage.output_tokens:
-        return held.in_full(steps=1)
+    settled = _says_what_it_used(response)
     counts = {
         name: count
         for name, count in vars(usage).items()
@@ -87,6 +87,9 @@ def charge(response: ModelResponse, held: Reservation, price: Price | None) -> C
         if isinstance(value, str)
     }
     at = response.timestamp
+    cost_nano = held.cost_nano
+    if settled:
+        cost_nano = price.cost_nano(counts, at=at, context=context) if price else 0
     spent = Spending(
         steps=1,
         input_tokens=_plausible(usage.input_tokens),
@@ -94,10 +97,20 @@ def charge(response: ModelResponse, held: Reservation, price: Price | None) -> C
         reasoning_tokens=_plausible(reasoning),
         cache_read_tokens=_plausible(usage.cache_read_tokens),
         cache_write_tokens=_plausible(usage.cache_write_tokens),
-        model_cost_nano=price.cost_nano(counts, at=at, context=context) if price else 0,
+        model_cost_nano=cost_nano,
     )
     unit_prices = price.unit_prices(at, context) if price else {}
-    return Charge("model", held.subject, held.step, spent, unit_prices)
+    return Charge("model", held.subject, held.step, spent, unit_prices, settled=settled)
+
+
+def _says_what_it_used(response: ModelResponse) -> bool:
+    """Whether there is a count of what went in, and of what came out; none is below one."""
+    said = any(
+        part.content if isinstance(part, TextPart | ThinkingPart) else part
+        for part in response.parts
+    )
+    usage = response.usage
+    return usage.input_tokens > 0 and (usage.output_tokens > 0 or not said)
 
 
 def _plausible(count: int) -> int:
@@ -106,24 +119,57 @@ def _plausible(count: int) -> int:
 
 
 def may_be_billed(error: BaseException) -> bool:
-    """Whether a failed call may have cost something: not if it never arrived or was refused."""
+    """Whether a failed call may have cost something.
+
+    Not if it proves that the request was never sent, or was refused. In doubt it may.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, ai_errors.ModelAPIError) and cause.in_stream:
+            return True  # It was answering already.
+        if isinstance(cause, ai_errors.ModelHTTPError):
+            return cause.status_code in _GIVEN_UP
+        if isinstance(cause, ai_errors.ModelConnectionError) and cause.phase is not None:
+            return cause.phase not in _BEFORE_SENDING
+        if isinstance(cause, _NEVER_SENT) or _NEVER_SENT_BY_NAME & _names(cause):
+            return False
+    return True
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it was raised from or for, nearest first."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
-        if isinstance(cause, ai_errors.ModelHTTPError):
-            return cause.status_code in _GIVEN_UP
-        if type(cause).__name__ in _NEVER_SENT:
-            return False
+        yield cause
         cause = cause.__cause__ or cause.__context__
-    return True
+
+
+def _names(error: BaseException) -> set[str]:
+    return {kind.__name__ for kind in type(error).__mro__}
 
 
 # Somebody on the way stopped waiting; the model may have gone on.
 _GIVEN_UP = (408, 504, 524)
 
-# By name, for each provider's client has an HTTP library of its own.
-_NEVER_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ClientConnectorError"}
+_BEFORE_SENDING = ("pool", "connect")
+
+# What pydantic-ai is not given as it needs it, such as a setting; and text that is in no header,
+# such as a key with a typographic dash.
+_NEVER_SENT = (ai_errors.UserError, UnicodeEncodeError)
+
+# By name, for each provider's client has an HTTP library of its own: no connection was made, or
+# what was to be sent is no request. An answer that is none is a *Remote*ProtocolError.
+_NEVER_SENT_BY_NAME = {
+    "ClientConnectorError",
+    "ConnectError",
+    "ConnectTimeout",
+    "InvalidURL",
+    "LocalProtocolError",
+    "PoolTimeout",
+    "ProxyError",
+    "UnsupportedProtocol",
+}
 
 
 def output_limit(model: Model) -> int | None:

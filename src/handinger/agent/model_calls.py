@@ -80,7 +80,6 @@ class ModelCalls:
         """
         attempt = self._attempt
         attempt.teller.begin_step(attempt.context.step)
-        attempt.under_way = plan.reservation if plan else None
         next_node = await self._call(run, node)
         assert plan is not None
         messages = run.ctx.state.message_history[mark:]
@@ -88,7 +87,8 @@ class ModelCalls:
         assert isinstance(response, ModelResponse)
         price = attempt.process.metering.price
         attempt.unbooked = models.charge(response, plan.reservation, price)
-        attempt.meter.note(response)
+        if attempt.context.pictures.is_complete:
+            attempt.meter.bounds.note(response)
         _make_storable(response)
         attempt.teller.response(response)
         await self._store(messages, response)
@@ -185,7 +185,7 @@ class ModelCalls:
             return Ending(incomplete_reason="budget_exhausted")
         return Ending(
             error_code="budget_too_small",
-            error_message=attempt.meter.too_small(attempt.journal.spending),
+            error_message=attempt.meter.too_small(),
         )
 
     def output_limit_reason(self) -> IncompleteReason:

@@ -19,6 +19,7 @@ from pydantic_ai.messages import BinaryContent, ModelMessage, ModelRequest, Tool
 from pydantic_ai.models import Model
 
 from handinger.agent.tools.context import ToolContext
+from handinger.agent.tools.showing import Showing
 from handinger.files import File
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ async def shown(
     told = list(messages)
     left = _MOST_SHOWN
     ctx.deps.pictures.sent.clear()
+    ctx.deps.pictures.is_complete = True
     for place in range(len(told) - 1, -1, -1):
         message = told[place]
         if not isinstance(message, ModelRequest):
@@ -91,18 +93,23 @@ async def _with_picture(ctx: RunContext[ToolContext], part: ToolReturnPart) -> T
     assert named is not None
     showing = ctx.deps.pictures
     if named["sha256"] in showing.refused:
-        return replace(part, content=f"{part.content} [{_WITHHELD}]")
+        return _without_picture(showing, part, _WITHHELD)
     try:
         content = await ctx.deps.workspace.load(named["sha256"])
     except FileNotFoundError:  # Replaced meanwhile, and removed since nothing uses it.
-        return replace(part, content=f"{part.content} [It is gone since.]")
+        return _without_picture(showing, part, "It is gone since.")
     except (OSError, BaseError) as error:
         # The next request may have it; the model has nothing to do with it, and need not fail.
         logger.warning("A picture cannot be loaded, so the model is told so: %s", error)
-        return replace(part, content=f"{part.content} [It cannot be loaded at this moment.]")
+        return _without_picture(showing, part, "It cannot be loaded at this moment.")
     showing.sent.add(named["sha256"])
     picture = BinaryContent(content, media_type=named["mediaType"])
     return replace(part, content=[part.content, picture])
+
+
+def _without_picture(showing: Showing, part: ToolReturnPart, why: str) -> ToolReturnPart:
+    showing.is_complete = False
+    return replace(part, content=f"{part.content} [{why}]")
 
 
 def _is_of_turn(ctx: RunContext[ToolContext], part: ToolReturnPart) -> bool:

@@ -32,6 +32,11 @@ FRAME = 32
 FRAME_OF_REQUEST = 1024
 _FRAME_OF_TOOL = 64
 
+# Beside a text that looks as if it were the application's, pydantic-ai says whose it is, and once
+# what it means to say so. Such a text opens a tag; it cannot without one of these characters.
+_NOTE = 1600
+_TAG_OPENERS = "<&\ufe60\ufe64\uff06\uff1c"
+
 # Pictures cost by their size in pixels, at most about this many tokens with any provider; what a
 # document or a sound holds cannot be told from its bytes.
 _IMAGE_TOKENS = 50_000
@@ -62,7 +67,7 @@ def _part_bytes(part: object) -> int:
             return text_bytes(part.content)
         case ThinkingPart():
             return (
-                text_bytes(part.content)
+                _noted_bytes(part.content)
                 + text_bytes(part.signature or "")
                 + text_bytes(part.id or "")
             )
@@ -72,14 +77,16 @@ def _part_bytes(part: object) -> int:
             )
         case ToolReturnPart():
             result = cast(ToolReturnPart, part)
-            return result_bytes(result) + text_bytes(part.tool_name + part.tool_call_id)
+            named = part.tool_name + part.tool_call_id
+            note = _note_bytes(part.model_response_str(wrap_if_error=False), about=named)
+            return result_bytes(result) + text_bytes(named) + note
         case RetryFeedbackPart():
-            return text_bytes(part.model_response())
+            return _noted_bytes(part.model_response())
         case SystemPromptPart():
             return text_bytes(part.content)
         case UserPromptPart():
             if isinstance(part.content, str):
-                return text_bytes(part.content)
+                return _noted_bytes(part.content)
             return sum(_item_bytes(item) for item in part.content)
         case FilePart() | SpeechPart():
             return _MEDIA_TOKENS
@@ -95,10 +102,20 @@ def result_bytes(part: ToolReturnPart) -> int:
 
 def _item_bytes(item: object) -> int:
     if isinstance(item, str):
-        return text_bytes(item)
+        return _noted_bytes(item)
     if isinstance(item, ImageUrl) or (isinstance(item, BinaryContent) and item.is_image):
         return _IMAGE_TOKENS
     return _MEDIA_TOKENS
+
+
+def _noted_bytes(text: str) -> int:
+    return text_bytes(text) + _note_bytes(text)
+
+
+def _note_bytes(text: str, *, about: str = "") -> int:
+    """Of what may be said beside a text; `about` is what that names."""
+    opens_a_tag = any(character in text for character in _TAG_OPENERS)
+    return _NOTE + text_bytes(about) if opens_a_tag else 0
 
 
 def text_bytes(text: str) -> int:

@@ -151,7 +151,7 @@ class ToolCalls:
         context, charges = self._attempt.context, list[Charge]()
         for call in calls:
             spent = context.effects.pop(call.tool_call_id, Effects()).spending
-            held = self._attempt.meter.granted.get(call.tool_call_id)
+            held = self._attempt.granted_to(call)
             if spent.cost_nano:
                 charges += ledger.charges_of(call.tool_name, context.step, spent)
             elif held is not None:

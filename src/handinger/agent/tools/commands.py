@@ -5,8 +5,9 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic_ai import RunContext, Tool, ToolFailed
@@ -23,7 +24,7 @@ from handinger.agent.tools.context import (
 from handinger.budgets import Spending
 from handinger.files import Change, Collected, FileError
 from handinger.ids import WorkerId
-from handinger.sandbox.process import Execution, SandboxError
+from handinger.sandbox.process import SandboxError, StopReason
 from handinger.settings import Settings
 
 # So much of a stream is shown to the model; the whole is in a file then.
@@ -39,10 +40,21 @@ _MARGIN_S = 3.0
 # So long it may take to stop a command that is late; a shorter time than the other is of no use.
 _STOPPING_S = 5.0
 _LEAST_PAID_S = 1.0
+_NEGLIGIBLE_S = 0.001  # rounding
 
-_STOPPED = {
-    "timeout": "It did not end within {timeout:g} s and was stopped. Give it more time with "
+# By what had set the time.
+_LATE = {
+    "call": "It did not end within {timeout:g} s and was stopped. Give it more time with "
     "timeout_seconds (up to {max_timeout}), or run it in the background and ask for it later.",
+    "server": "It did not end within {timeout:g} s, the most that a command may take, and was "
+    "stopped. Do it in smaller pieces, or run it in the background and ask for it later.",
+    "turn": "It was stopped after {timeout:g} s, because the time of this turn is nearly used up. "
+    "There is no more, whatever timeout_seconds says: conclude with what you have.",
+    "money": "It was stopped after {timeout:g} s, because {purse} does not cover more time of "
+    "commands. There is no more, whatever timeout_seconds says: go on with what you have, and say "
+    "in your answer that the money ran out.",
+}
+_STOPPED = {
     "output": "It wrote more than {output_bytes} bytes of output and was stopped. Redirect its "
     "output to a file, or make it say less.",
     "memory": "It used more memory than the {memory_mib} MiB that the sandbox has, and was stopped."
@@ -72,10 +84,10 @@ async def run_command(
         raise ToolFailed("A command is needed, without NUL characters.")
     if len(command.encode(errors="replace")) > _MAX_COMMAND_BYTES:
         raise ToolFailed("The command is too long; write it to a file, and run that.")
-    timeout_s = _timeout_s(ctx, timeout_seconds)
+    time_limit = _time_limit(ctx, timeout_seconds)
     try:
         await shell.prepare()
-        ran = await _run_metered(ctx, shell, command, timeout_s)
+        ran = await _run_metered(ctx, shell, command, time_limit.seconds)
     except SandboxError as error:
         raise ToolFailed(
             f"{error} How far the command came is not known. The next command has new processes, "
@@ -85,7 +97,7 @@ async def run_command(
     done = effects_of(ctx.deps.workspace.worker_id, ran.collected)
     effect.files += done.files
     effect.writes += done.writes
-    return await _result(ctx.deps, effect, ran, timeout_s)
+    return await _result(ctx.deps, effect, ran, time_limit)
 
 
 def _shell(ctx: RunContext[ToolContext]) -> Shell:
@@ -95,21 +107,34 @@ def _shell(ctx: RunContext[ToolContext]) -> Shell:
     return shell
 
 
-def _timeout_s(ctx: RunContext[ToolContext], wanted_s: float) -> float:
+@dataclass(frozen=True, slots=True)
+class _TimeLimit:
+    seconds: float
+    setter: Literal["call", "server", "turn", "money"]
+
+
+def _time_limit(ctx: RunContext[ToolContext], wanted_s: float) -> _TimeLimit:
     """What the command may take: as asked, within the server's limit, the turn's time and money."""
     deps = ctx.deps
-    allowed_s = min(wanted_s, deps.settings.sandbox_timeout_s)
+    limits = [
+        _TimeLimit(deps.settings.sandbox_timeout_s, "server"),
+        _TimeLimit(wanted_s, "call"),
+    ]
     if deps.tools_end_at is not None:
         left_s = (deps.tools_end_at - datetime.now(UTC)).total_seconds()
-        allowed_s = min(allowed_s, max(1.0, left_s - _MARGIN_S))
+        limits.append(_TimeLimit(max(1.0, left_s - _MARGIN_S), "turn"))
+    least = min(limits, key=lambda limit: limit.seconds)
     reserved = reserved_nano(ctx)
-    if reserved is not None:
-        # The clock runs on a little until a command that is late has stopped.
-        paid_s = reserved / (deps.settings.sandbox_usd_per_second * 1e9) - _STOPPING_S
-        if paid_s < min(allowed_s, _LEAST_PAID_S):
-            raise ToolFailed("The budget of this turn has no money left for a command.")
-        allowed_s = min(allowed_s, paid_s)
-    return allowed_s
+    if reserved is None:
+        return least
+    # The clock runs on a little until a command that is late has stopped.
+    paid_s = reserved / (deps.settings.sandbox_usd_per_second * 1e9) - _STOPPING_S
+    if paid_s + _NEGLIGIBLE_S < min(least.seconds, _LEAST_PAID_S):
+        raise ToolFailed(
+            f"This command was not run, because {deps.purse} does not cover enough of its time "
+            "beside the answer. Go on without it."
+        )
+    return least if paid_s + _NEGLIGIBLE_S >= least.seconds else _TimeLimit(paid_s, "money")
 
 
 def _most_nano(settings: Settings, arguments: Mapping[str, Any]) -> int:
@@ -124,8 +149,9 @@ def _most_nano(settings: Settings, arguments: Mapping[str, Any]) -> int:
 async def _run_metered(
     ctx: RunContext[ToolContext], shell: Shell, command: str, timeout_s: float
 ) -> Ran:
-    """Run it, and book its time whatever becomes of it."""
+    """Run it, and book its time whatever becomes of it; never more than was reserved."""
     effect, price_usd = effects(ctx), ctx.deps.settings.sandbox_usd_per_second
+    reserved = reserved_nano(ctx) or 0
     began = time.monotonic()
     seconds: float | None = None
     try:
@@ -135,7 +161,8 @@ async def _run_metered(
     finally:
         if seconds is None:
             seconds = time.monotonic() - began
-        effect.spending += Spending(sandbox_cost_nano=round(seconds * price_usd * 1e9))
+        nano = min(round(seconds * price_usd * 1e9), reserved)
+        effect.spending += Spending(sandbox_cost_nano=nano)
 
 
 def effects_of(worker_id: WorkerId, collected: Collected) -> Effects:
@@ -147,11 +174,13 @@ def effects_of(worker_id: WorkerId, collected: Collected) -> Effects:
     return effect
 
 
-async def _result(deps: ToolContext, effect: Effects, ran: Ran, timeout_s: float) -> dict[str, Any]:
+async def _result(
+    deps: ToolContext, effect: Effects, ran: Ran, time_limit: _TimeLimit
+) -> dict[str, Any]:
     execution = ran.execution
     notes: list[str] = []
     if execution.stopped is not None:
-        notes.append(_why_stopped(deps, execution, timeout_s))
+        notes.append(_why_stopped(deps, execution.stopped, time_limit))
     result: dict[str, Any] = {"exit_code": execution.exit_code}
     for name, content in (("stdout", execution.stdout), ("stderr", execution.stderr)):
         text = content.decode(errors="replace")
@@ -171,11 +200,12 @@ async def _result(deps: ToolContext, effect: Effects, ran: Ran, timeout_s: float
     return result
 
 
-def _why_stopped(deps: ToolContext, execution: Execution, timeout_s: float) -> str:
+def _why_stopped(deps: ToolContext, reason: StopReason, time_limit: _TimeLimit) -> str:
     settings = deps.settings
-    assert execution.stopped is not None
-    return _STOPPED[execution.stopped].format(
-        timeout=round(timeout_s, 1),
+    told = _LATE[time_limit.setter] if reason == "timeout" else _STOPPED[reason]
+    return told.format(
+        timeout=round(time_limit.seconds, 1),
+        purse=deps.purse,
         max_timeout=settings.sandbox_timeout_s,
         output_bytes=settings.sandbox_output_bytes,
         memory_mib=settings.sandbox_memory_bytes // (1024 * 1024),

@@ -72,8 +72,10 @@ class ToolContext:
     sources: dict[str, Source] | None = None
     # By the id of the call. Calls of one step have different ids.
     effects: defaultdict[str, Effects] = field(default_factory=lambda: defaultdict(Effects))
-    # By the id of the call: what is reserved for calls that have a price.
+    # By the id of the call: what is reserved for calls that have a price; and whose money it is
+    # that limits that, in words.
     granted: Mapping[str, Reservation] = field(default_factory=dict[str, Reservation])
+    purse: str = "the budget of this turn"
 
 
 def effects(ctx: RunContext[ToolContext]) -> Effects:

@@ -8,6 +8,7 @@ class Showing:
     """Pictures by the hash of their bytes."""
 
     sent: set[str] = field(default_factory=set[str])  # with the call that is under way
+    is_complete: bool = True  # no picture that a later call may have is missing from that call
     taken: set[str] = field(default_factory=set[str])
     refused: set[str] = field(default_factory=set[str])
 

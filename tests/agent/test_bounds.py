@@ -1,0 +1,77 @@
+"""The bound of a call's input holds whatever becomes of the conversation and of the model.
+
+The model here has said that the long instruction is a few tokens, which is credible; then it counts
+each byte as one.
+"""
+
+from pathlib import Path
+
+import pytest
+from pydantic_ai import exceptions as ai_errors
+from tests.support.spending import ONLY_MONEY, Answer, Stage, stage
+
+from handinger import prices
+from handinger.ids import WorkerId
+from handinger.storage.embedded import EmbeddedPostgres
+
+pytestmark = pytest.mark.anyio
+
+LONG = "All of this was said. " * 1500
+FEW = Answer(calls=[("look", {})], input_tokens=1000, output_tokens=10)
+SUMMARY = Answer("It was said. " * 500, input_tokens=9000, output_tokens=2000)
+TOO_LONG = ai_errors.ModelContextWindowExceededError("b", "The conversation is too long.")
+REFUSED = ai_errors.ModelHTTPError(status_code=400, model_name="b")
+
+
+def _is_bounded(here: Stage) -> bool:
+    last = here.calls[-1]
+    return last.reserved_input is not None and last.reserved_input >= last.bytes_sent
+
+
+async def test_what_was_counted_is_believed(postgres: EmbeddedPostgres, tmp_path: Path):
+    """Otherwise the tests below would say nothing."""
+    answers = [FEW, Answer("Done.", output_tokens=10)]
+    async with stage(postgres, tmp_path, lambda n: answers[n - 1], budgets=ONLY_MONEY) as here:
+        await here.run("high", input=LONG)
+    assert len(here.calls) == 2
+    assert not _is_bounded(here)
+
+
+async def test_what_was_counted_before_a_summary_is_not_believed_after_it(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    answers = [FEW, Answer(fails=TOO_LONG), SUMMARY, Answer("Done.", output_tokens=10)]
+    async with stage(postgres, tmp_path, lambda n: answers[n - 1], budgets=ONLY_MONEY) as here:
+        turn = await here.run("high", input=LONG)
+    assert (turn["error"], len(here.calls)) == (None, 4)
+    assert here.calls[-1].bytes_sent > len(LONG)
+    assert _is_bounded(here)
+
+
+async def test_nor_by_another_process_that_reads_the_conversation(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    answers = [FEW, Answer(fails=TOO_LONG), SUMMARY, Answer(fails=REFUSED), Answer("Done.")]
+    async with stage(postgres, tmp_path, lambda n: answers[n - 1], budgets=ONLY_MONEY) as here:
+        failed = await here.run("high", input=LONG)
+        assert failed["error"]["code"] == "model_error"
+        turn = await here.run("high", worker=WorkerId(failed["worker_id"]))
+    assert (turn["error"], len(here.calls)) == (None, 5)
+    assert here.calls[-1].bytes_sent > len(LONG)
+    assert _is_bounded(here)
+
+
+async def test_what_another_model_counted_is_not_believed(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    answers = [FEW, Answer("Done.", input_tokens=1000, output_tokens=10), Answer("Done.")]
+    rates = {"*": {"input": 3, "output": 15}}
+    async with stage(
+        postgres, tmp_path, lambda n: answers[n - 1], budgets=ONLY_MONEY, prices=rates
+    ) as here:
+        first = await here.run("high", input=LONG)
+        here.configured = here.configured.model_copy(update={"model": "a:c"})
+        here.price = prices.of(here.configured)
+        await here.run("high", worker=WorkerId(first["worker_id"]))
+    assert len(here.calls) == 3
+    assert _is_bounded(here)
