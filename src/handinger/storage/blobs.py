@@ -32,7 +32,8 @@ class Blobs:
     """The object store."""
 
     store: ObjectStore
-    # Where a local store keeps its files; they are written here, as it does not sync them.
+    # Where a local store keeps its files. They are written here, as it does not sync them, and read
+    # here, in a fifth of the time.
     folder: Path | None = None
 
     async def put(
@@ -72,18 +73,24 @@ class Blobs:
 
     async def read(self, worker_id: WorkerId, sha256: str) -> bytes:
         """All the bytes. Raises FileNotFoundError."""
-        result = await obstore.get_async(self.store, _key(worker_id, sha256))
+        key = _key(worker_id, sha256)
+        if self.folder is not None:
+            return await asyncio.to_thread((self.folder / key).read_bytes)
+        result = await obstore.get_async(self.store, key)
         return bytes(await result.bytes_async())
 
     async def stream(
         self, worker_id: WorkerId, sha256: str, *, start: int, end: int
     ) -> AsyncGenerator[bytes]:
-        """The bytes from `start` up to `end`, in pieces."""
+        """The bytes from `start` up to `end`, in pieces. Raises FileNotFoundError."""
         if start >= end:
             return
-        result = await obstore.get_async(
-            self.store, _key(worker_id, sha256), options={"range": (start, end)}
-        )
+        key = _key(worker_id, sha256)
+        if self.folder is not None:
+            async for piece in _pieces(self.folder / key, start=start, end=end):
+                yield piece
+            return
+        result = await obstore.get_async(self.store, key, options={"range": (start, end)})
         async for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
             yield bytes(chunk)
 
@@ -103,6 +110,20 @@ class Blobs:
         await obstore.put_async(self.store, "health", b"ok")
         result = await obstore.get_async(self.store, "health")
         await result.bytes_async()
+
+
+async def _pieces(path: Path, *, start: int, end: int) -> AsyncGenerator[bytes]:
+    file = await asyncio.to_thread(path.open, "rb", buffering=0)
+    try:
+        while start < end:
+            size = min(_CHUNK_BYTES, end - start)
+            piece = await asyncio.to_thread(os.pread, file.fileno(), size, start)
+            if not piece:
+                raise FileNotFoundError(f"{path} is shorter than it was.")
+            start += len(piece)
+            yield piece
+    finally:
+        file.close()
 
 
 def _write(folder: Path, key: str, content: bytes | BinaryIO) -> None:
