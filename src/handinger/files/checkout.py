@@ -171,7 +171,9 @@ class Checkout:
         found = await asyncio.to_thread(self._read, paths, scan)
         known = {held.sha256 for path in paths if (held := self._held.get(path)) is not None}
         new = {read.held.sha256: read.content for read in found if read.held.sha256 not in known}
-        await asyncio.gather(*map(self._workspace.store, new.values()))
+        await asyncio.gather(
+            *(self._workspace.store(content, sha256) for sha256, content in new.items())
+        )
         for read in found:
             self._hold(read.path, read.held, settled=read.settled)
 

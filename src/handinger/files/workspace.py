@@ -125,9 +125,9 @@ class Workspace:
             return f"The workspace would have {size} bytes; it may have {most_bytes}."
         return None
 
-    async def store(self, content: bytes) -> str:
-        """Store bytes that a file is to have; returns their hash. No file has them yet."""
-        return await self._blobs.put(self._tenant, self.worker_id, content)
+    async def store(self, content: bytes, sha256: str) -> None:
+        """Store bytes that a file is to have. No file has them yet."""
+        await self._blobs.put(self._tenant, self.worker_id, content, sha256=sha256)
 
     @property
     def max_file_bytes(self) -> int:

@@ -52,7 +52,7 @@ class Blobs:
         """
         if sha256 is None:
             assert isinstance(content, bytes)
-            sha256 = hashlib.sha256(content).hexdigest()
+            sha256 = (await asyncio.to_thread(hashlib.sha256, content)).hexdigest()
         async with tenant.statements() as sql:
             await sql.run(
                 "INSERT INTO blobs (organization_id, worker_id, sha256)"
