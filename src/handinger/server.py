@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -45,7 +46,7 @@ from handinger.schedules.firing import Alarm
 from handinger.settings import Settings
 from handinger.storage.blobs import open_blobs
 from handinger.storage.database import Database, open_database
-from handinger.storage.embedded import ServeLock
+from handinger.storage.embedded import EmbeddedPostgres
 from handinger.turns import reading
 from handinger.turns.deliveries import Deliveries
 from handinger.turns.housekeeping import Housekeeping
@@ -64,11 +65,17 @@ _CONNECTION_GRACE_S = 2
 _COLLECT_AFTER_OBJECTS = 10_000
 
 
-def serve(settings: Settings) -> None:
-    """Run the server until SIGTERM or SIGINT. Raises HandingerServerError if it cannot start."""
+def serve(settings: Settings, postgres: Future[EmbeddedPostgres] | None) -> None:
+    """Run the server until SIGTERM or SIGINT. Raises HandingerServerError if it cannot start.
+
+    `postgres` is the embedded one, where there is no other; the caller holds its data directory.
+    """
     configure_logging(settings)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings))
+    with (
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        contextlib.suppress(asyncio.CancelledError),  # Stopped while it started.
+    ):
+        runner.run(_serve(settings, postgres))
 
 
 def configure_logging(settings: Settings) -> None:
@@ -101,17 +108,17 @@ def _add_request_id(record: logging.LogRecord) -> bool:
     return True
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, postgres: Future[EmbeddedPostgres] | None) -> None:
+    starting = asyncio.current_task()
+    assert starting is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
     model = models.build(settings)
     blobs = open_blobs(settings)
     async with contextlib.AsyncExitStack() as stack:
-        if settings.database_url is None:
-            lock = await asyncio.to_thread(ServeLock.acquire, settings.data_dir)
-            stack.callback(lock.release)
         sock = stack.enter_context(_listening(settings))
         sandboxes = await stack.enter_async_context(open_sandboxes(settings))
         settings = settings.model_copy(update={"port": sock.getsockname()[1]})
-        database = await stack.enter_async_context(open_database(settings))
+        database = await stack.enter_async_context(open_database(settings, postgres))
         await _ensure_keys(settings, database)
         if prices.of(settings) is None:
             logger.warning("%s", prices.unknown(settings))

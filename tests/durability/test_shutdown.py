@@ -1,9 +1,11 @@
 """SIGTERM: running turns reach a safe point, callers are sent away, and nothing is paid twice."""
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -19,6 +21,7 @@ from tests.durability.stand import (
     post,
 )
 from tests.support.model_server import Stall, Step, ToolCall, Usage
+from tests.support.server import START_TIMEOUT_S, HandingerServer
 
 EXITS_WITHIN_S = 20.0
 INPUT = "[[script:two]] Write it down."
@@ -217,3 +220,16 @@ def test_an_answer_that_has_begun_is_cut_off_so_that_the_client_retries(
     stand.start()
 
     assert post(stand.server, "", INPUT, key=key).json()["output_text"] == "It is written down."
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_server_that_is_stopped_while_it_loads_leaves_no_postgresql(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    server = HandingerServer(tmp_path / "data", preload=False)
+    postmaster = tmp_path / "data" / "postgres" / "postmaster.pid"
+    server.start(wait=False)
+    wait_for(postmaster.exists, "PostgreSQL to start", timeout_s=START_TIMEOUT_S)
+    assert server.stop(number) == 0
+    assert not postmaster.exists()
+    assert server.log() == ""

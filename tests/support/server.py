@@ -123,7 +123,11 @@ class HandingerServer:
 
     def terminate(self) -> int:
         """SIGTERM, and wait for the exit; its status."""
-        self._signal(signal.SIGTERM)
+        return self.stop(signal.SIGTERM)
+
+    def stop(self, number: signal.Signals) -> int:
+        """Send this signal, and wait for the exit; its status."""
+        self._signal(number)
         assert self._process is not None
         status = self._process.status()
         assert status is not None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+from collections.abc import Generator
+from types import FrameType
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -21,9 +25,37 @@ def serve(
     """Run the server until it is told to stop: API, scheduler and turns in one process."""
     with server_errors():
         from handinger import settings
-        from handinger.server import serve as serve_until_stopped
+        from handinger.storage import embedded
 
-        serve_until_stopped(settings.load(host=host, port=port))
+        configured = settings.load(host=host, port=port)
+        with contextlib.ExitStack() as stack:
+            postgres = None
+            with _told_to_stop() as told:
+                if configured.database_url is None:
+                    postgres = stack.enter_context(embedded.serving(configured.data_dir))
+                # The largest part by far, which is loaded while PostgreSQL starts.
+                from handinger.server import serve as serve_until_stopped
+            if not told:
+                serve_until_stopped(configured, postgres)
+
+
+@contextlib.contextmanager
+def _told_to_stop() -> Generator[list[int]]:
+    """The signals to stop that come within this block, which they do not break off.
+
+    The exception of a signal may come up anywhere in an import, and be taken for its failure.
+    """
+    told: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+
+    usual = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
 
 
 def config(*, options: Annotated[Options, Parameter(parse=False)]) -> None:

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, LiteralString, TypeVar
 
@@ -212,18 +213,19 @@ def _new_pool(url: str) -> AsyncConnectionPool[Connection]:
 
 @contextlib.asynccontextmanager
 async def open_database(
-    settings: Settings, *, on_restart: Callable[[], None] | None = None
+    settings: Settings,
+    postgres: Future[EmbeddedPostgres] | None = None,
 ) -> AsyncGenerator[Database]:
     """PostgreSQL, started or joined where it is embedded, with its schema migrated to this version.
 
-    Raises DatabaseError with a sentence that says what to do. `on_restart` is told when an embedded
-    PostgreSQL had died and was started again.
+    Whoever has the embedded one start already gives back its share. Raises DatabaseError with a
+    sentence that says what to do.
     """
     async with contextlib.AsyncExitStack() as stack:
         if settings.database_url is not None:
             url = settings.database_url.get_secret_value()
         else:
-            url = await stack.enter_async_context(_embedded(settings.data_dir, on_restart))
+            url = await stack.enter_async_context(_embedded(settings.data_dir, postgres))
         await schema.migrate(url)
         pool = _new_pool(url)
         try:
@@ -238,19 +240,25 @@ async def open_database(
 
 
 @contextlib.asynccontextmanager
-async def _embedded(data_dir: Path, on_restart: Callable[[], None] | None) -> AsyncGenerator[str]:
-    postgres = await asyncio.to_thread(EmbeddedPostgres.join, data_dir)
-    supervisor = asyncio.create_task(_supervise(postgres, on_restart))
-    try:
-        yield postgres.url
-    finally:
-        supervisor.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await supervisor
-        await asyncio.to_thread(postgres.leave)
+async def _embedded(
+    data_dir: Path, starting: Future[EmbeddedPostgres] | None
+) -> AsyncGenerator[str]:
+    async with contextlib.AsyncExitStack() as stack:
+        if starting is not None:
+            postgres = await asyncio.wrap_future(starting)
+        else:
+            postgres = await asyncio.to_thread(EmbeddedPostgres.join, data_dir)
+            stack.push_async_callback(asyncio.to_thread, postgres.leave)
+        supervisor = asyncio.create_task(_supervise(postgres))
+        try:
+            yield postgres.url
+        finally:
+            supervisor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await supervisor
 
 
-async def _supervise(postgres: EmbeddedPostgres, on_restart: Callable[[], None] | None) -> None:
+async def _supervise(postgres: EmbeddedPostgres) -> None:
     while True:
         await asyncio.sleep(_SUPERVISE_INTERVAL_S)
         if postgres.is_running():
@@ -262,8 +270,6 @@ async def _supervise(postgres: EmbeddedPostgres, on_restart: Callable[[], None] 
             continue
         if restarted:
             logger.error("PostgreSQL had ended and was started again")
-            if on_restart is not None:
-                on_restart()
 
 
 def is_connection_error(error: BaseException | None) -> bool:

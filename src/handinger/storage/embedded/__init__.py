@@ -11,6 +11,7 @@ from handinger.storage.embedded.errors import (
     EmbeddedPostgresUnavailable,
 )
 from handinger.storage.embedded.locks import ServeLock
+from handinger.storage.embedded.serving import serving
 from handinger.storage.embedded.sharing import EmbeddedPostgres
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "EmbeddedPostgresError",
     "EmbeddedPostgresUnavailable",
     "ServeLock",
+    "serving",
 ]
