@@ -48,6 +48,9 @@ def _is_local_part(local: str) -> bool:
         return False
     if any(c in '()<>[]:;@\\,"' for c in local) or ".." in local:
         return False
+    # A look-alike such as the sign for Kelvin is a letter of ASCII once it is normalized.
+    if unicodedata.normalize("NFC", local).isascii() != local.isascii():
+        return False
     return len(local.encode()) <= _MAX_LOCAL_BYTES and local[0] != "." and local[-1] != "."
 
 

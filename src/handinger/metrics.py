@@ -81,6 +81,19 @@ tool_calls = Counter(
     registry=_registry,
 )
 
+emails_received = Counter(
+    "handinger_emails_received",
+    "Mails, once for each recipient, by what became of them.",
+    ["outcome"],
+    registry=_registry,
+)
+emails_sent = Counter(
+    "handinger_emails_sent",
+    "Attempts at mails of ours, by how they ended.",
+    ["outcome"],
+    registry=_registry,
+)
+
 _turns_running = Gauge(
     "handinger_turns_running", "Turns that run in this process now.", registry=_registry
 )

@@ -114,6 +114,10 @@ async def _serve(settings: Settings, postgres: Future[EmbeddedPostgres] | None) 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
     model = models.build(settings)
     blobs = open_blobs(settings)
+    if settings.dkim_key_file is not None:
+        from handinger.email import composing  # noqa: PLC0415 # Only loaded where it signs.
+
+        composing.require_key(settings)
     async with contextlib.AsyncExitStack() as stack:
         sock = stack.enter_context(_listening(settings))
         sandboxes = await stack.enter_async_context(open_sandboxes(settings))

@@ -199,11 +199,15 @@ class Settings(BaseSettings):
     email_trusted_relays: CommaSeparated = None
     email_resolver: str | None = None
     email_max_bytes: Annotated[int, Field(ge=1024)] = 25 * MIB
+    email_max_recipients: Annotated[int, Field(ge=1)] = 100
+    email_max_parallel: Annotated[int, Field(ge=1)] = 8
+    email_verify_timeout_s: Annotated[float, Field(gt=0)] = 20
     email_max_per_sender_per_hour: Annotated[int, Field(ge=1)] = 30
     email_max_reports: Annotated[int, Field(ge=0)] = 20
     email_max_attached_bytes: Annotated[int, Field(ge=0)] = 20 * MIB
     email_max_sent_per_turn: Annotated[int, Field(ge=0)] = 10
     email_retry_delay_s: Annotated[float, Field(gt=0)] = 30
+    email_retry_max_delay_s: Annotated[float, Field(gt=0)] = 4 * 3600
     email_retry_for_s: Annotated[float, Field(ge=0)] = 2 * 86400
     dkim_key_file: Path | None = None
     dkim_selector: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")] = (
@@ -211,6 +215,7 @@ class Settings(BaseSettings):
     )
     inbound_email_secret: SecretStr | None = None
     smtp_url: SecretStr | None = None
+    smtp_send_timeout_s: Annotated[float, Field(gt=0)] = 60
     smtp_listen: str | None = None
     smtp_tls_cert_file: Path | None = None
     smtp_tls_key_file: Path | None = None

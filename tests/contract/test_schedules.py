@@ -3,12 +3,17 @@
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 import httpx2
+import psycopg
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.contract.conftest import Connect, StartServer
+from tests.contract.test_hostile import ANY_JSON, ANY_TEXT, FUZZ, JSON
 from tests.contract.wire import Json, error_in, worker_in
 from tests.contract.world import Api, Scripted, Scripts, wait_until
 from tests.support.model_server import Step, ToolCall
@@ -287,6 +292,119 @@ def test_a_hundred_may_have_something_to_do_yet(api: Api, worker_id: str):
     assert "100" in error["error"]
     assert api.client.delete(_path(worker_id, ids[0])).json() == {"cancelled": True}
     made(api, worker_id, IN_A_DAY)
+
+
+# Whatever is sent, or stored
+
+
+def test_one_that_cannot_be_read_is_listed_with_the_reason(
+    api: Api, worker_id: str, database: psycopg.Connection
+):
+    daily = {"type": "cron", "cron": "@daily", "timezone": "Europe/Madrid"}
+    sound, broken = (made(api, worker_id, daily) for _ in range(2))
+    database.execute(
+        "UPDATE schedules SET timing = replace(timing::text, 'Madrid', 'Atlantis')::json"
+        " WHERE id = %s",
+        [broken["id"]],
+    )
+    listed = {one["id"]: one for one in api.client.get(_path(worker_id)).json()["schedules"]}
+    assert listed[sound["id"]] == sound
+    error = listed[broken["id"]].pop("error")
+    assert "timezone: 'Europe/Atlantis' is no IANA time zone" in error
+    assert listed[broken["id"]] == {**broken, "timezone": "Europe/Atlantis"}
+    assert api.client.get(_path(worker_id, broken["id"])).json()["error"] == error
+    assert patch(api, worker_id, broken["id"], when=daily).json() == broken
+    assert api.client.delete(_path(worker_id, broken["id"])).json() == {"cancelled": True}
+
+
+FEWER = settings(FUZZ, max_examples=25)
+_TERMS = st.sampled_from(["*", "0", "*/5", "1-5", "MON", "jan", "5/25", "59", "7", "31"])
+_ODD_TERMS = st.text("0123456789*/,-?#LWAJ@ ", max_size=6)
+EXPRESSIONS = (
+    st.lists(_TERMS, min_size=5, max_size=5).map(" ".join)
+    | st.lists(_TERMS | _ODD_TERMS, max_size=7).map(" ".join)
+    | st.sampled_from(["@daily", "@reboot", "0 0 30 2 *", "*," * 2000 + "* * * * *"])
+    | ANY_TEXT
+)
+ZONES = st.sampled_from(["UTC", "Europe/Madrid", "../../etc/passwd", "x" * 70, "", "\0"]) | ANY_TEXT
+DATES = (
+    st.datetimes().map(datetime.isoformat)
+    | st.sampled_from([
+        "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "2039-02-30T00:00", "2039-W01-1",
+        "2039-05-01T09:00:00", "2039-05-01T09:00:00.123456789Z", "20390501T090000+0200",
+    ])
+    | ANY_TEXT
+)  # fmt: skip
+SECONDS = st.sampled_from([1, 60, 31_536_000, 31_536_001, 0, -1, 1e3, "60", True]) | ANY_JSON
+TYPES = st.sampled_from(["scheduled", "delayed", "cron", "interval"])
+WHENS = (
+    st.fixed_dictionaries(
+        {
+            "type": TYPES | ANY_JSON,
+            "date": DATES | ANY_JSON,
+            "delayInSeconds": SECONDS,
+            "cron": EXPRESSIONS | ANY_JSON,
+            "intervalSeconds": SECONDS,
+        },
+        optional={"timezone": ZONES | ANY_JSON},
+    )
+    | ANY_JSON
+)
+BODIES = (
+    st.fixed_dictionaries(
+        {"when": WHENS},
+        optional={
+            "input": st.just("Tick.") | ANY_JSON,
+            "budget": st.sampled_from(["low", "vast"]) | ANY_JSON,
+            "paused": st.booleans() | ANY_JSON,
+        },
+    )
+    | ANY_JSON
+)
+
+
+@FEWER
+@given(body=BODIES)
+def test_no_body_gives_a_5xx_and_what_is_refused_changes_nothing(
+    api: Api, resting: str, body: object
+):
+    kept = made(api, resting, {"type": "scheduled", "date": "2039-05-01T09:00:00Z"})
+    content = json.dumps(body).encode()
+    created, changed = (
+        api.client.request(method, path, content=content, headers=JSON)
+        for method, path in (("POST", _path(resting)), ("PATCH", _path(resting, kept["id"])))
+    )
+    listed = {one["id"]: one for one in api.client.get(_path(resting)).json()["schedules"]}
+    expected: Json = {}
+    for answer in (created, changed):
+        if answer.status_code == 200:
+            # One that fires soon may have done so.
+            expected[answer.json()["id"]] = listed.get(answer.json()["id"])
+        else:
+            assert answer.status_code in (400, 422), (answer.text, content)
+            error_in(answer, answer.status_code)
+    if changed.status_code != 200:
+        expected[kept["id"]] = kept
+    assert {**expected, **listed} == expected
+    for schedule_id in {*expected, kept["id"]}:
+        assert api.client.delete(_path(resting, schedule_id)).status_code in (200, 404)
+
+
+@pytest.fixture(scope="module")
+def resting(api: Api, scripts: Scripts) -> str:
+    """A worker whose further turns say anything."""
+    return worker_in(api.create(scripts(Step(text="ready"))))["id"]
+
+
+@FEWER
+@given(schedule_id=ANY_TEXT, body=ANY_JSON)
+def test_no_id_gives_a_5xx(api: Api, resting: str, schedule_id: str, body: object):
+    name = quote(schedule_id, safe="", errors="replace")
+    path = f"{_path(resting)}/{name}"
+    for method in ("GET", "PATCH", "DELETE"):
+        content = json.dumps(body).encode() if method == "PATCH" else None
+        answer = api.client.request(method, path, content=content, headers=JSON)
+        assert answer.status_code < 500, (answer.text, schedule_id)
 
 
 # A conversation

@@ -14,10 +14,17 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from tests.support.server import free_port
 
 
+def body(message: EmailMessage, kind: str = "plain") -> str:
+    """The text of a mail."""
+    part = message.get_body((kind,))
+    assert part is not None
+    return part.get_content()
+
+
 class Sink:
     """Listens on loopback within the `with` block; `stop` and `start` take it down and up again."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, host: str = "127.0.0.1", **options: Any) -> None:
         self.taken: list[tuple[Envelope, EmailMessage]] = []
         self.raw: list[bytes] = []
         # By recipient: answers to its next mails, first to last; afterwards all are taken.
@@ -25,8 +32,8 @@ class Sink:
         self.refused_recipients: dict[str, str] = {}
         self.attempts = 0
         self.on_data: Callable[[], None] = lambda: None
-        self._options = options
-        self.port = free_port()
+        self._host, self._options = host, options
+        self.port = free_port(host)
 
     def __enter__(self) -> Self:
         self.start()
@@ -41,7 +48,7 @@ class Sink:
         self.stop()
 
     def start(self) -> None:
-        self._controller = Controller(self, hostname="127.0.0.1", port=self.port, **self._options)
+        self._controller = Controller(self, hostname=self._host, port=self.port, **self._options)
         self._controller.start()
 
     def stop(self) -> None:

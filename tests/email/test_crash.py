@@ -64,7 +64,7 @@ def test_an_answer_outlives_a_kill(mortal: World):
     assert sink is not None
     sink.stop()
     worker_id, _, sender = ask(mortal, "Go.")
-    mortal.wait_for_mails(worker_id, ["pending"], attempts=1)
+    mortal.wait_for_mails(worker_id, ["pending"], error="does not answer")
     mortal.server.kill()
     sink.start()
     mortal.restart()

@@ -1,24 +1,12 @@
 """Mail in, whichever way: attachments, the webhook, tenants, bounces, whose mail is taken."""
 
+import re
 import smtplib
 import time
 
 import pytest
 
-from tests.email.world import ADA, World, instructions, mail, text_of
-
-MIXED = {"Content-Type": 'multipart/mixed; boundary="b"', "Subject": "Files"}
-
-
-def with_files(text: str, *files: tuple[str, str]) -> str:
-    """A multipart body."""
-    parts = [f"--b\n\n{text}"]
-    parts += [
-        f'--b\nContent-Disposition: attachment; filename="{name}"\n\n{content}'
-        for name, content in files
-    ]
-    return "\n".join([*parts, "--b--"])
-
+from tests.email.world import ADA, MIXED, World, instructions, mail, text_of, with_files
 
 # Attachments
 
@@ -263,6 +251,35 @@ def test_a_worker_that_goes_while_its_mail_comes_is_no_failure(world: World):
         client.rcpt(address)
         world.api.delete(f"/api/workers/{worker_id}")
         assert client.data(mail())[0] == 550
+
+
+def test_mails_are_counted_by_what_became_of_them(world: World):
+    before = _counts(world)
+    worker_id, address = world.new_address()
+    raw = mail("Count.")
+    for _ in range(2):
+        world.send(raw, address)
+    world.send(mail(headers={"Precedence": "bulk"}), address)
+    world.send(mail(), address, sender="eve@evil.example")
+    world.send(mail(sender="eve@evil.example"), address)
+    world.names.broken.add("gone.trusted.example")
+    sender = "ada@gone.trusted.example"
+    world.send(mail(sender=sender), address, sender=sender)
+    world.wait_for_mails(worker_id, ["delivered"])
+    grown = {name: count - before.get(name, 0) for name, count in _counts(world).items()}
+    received = {name: grown[f"received {name}"] for name in ("turn", "copy", "list", "deferred")}
+    assert received == {"turn": 1, "copy": 1, "list": 1, "deferred": 1}
+    assert grown["received refused"] == 2
+    assert grown["sent delivered"] >= 1
+
+
+def _counts(world: World) -> dict[str, float]:
+    counts = re.findall(
+        r'^handinger_emails_(\w+)_total\{outcome="(\w+)"\} (\S+)$',
+        world.api.get("/metrics").text,
+        re.MULTILINE,
+    )
+    return {f"{direction} {outcome}": float(count) for direction, outcome, count in counts}
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import itertools
 import smtplib
 import ssl
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -21,6 +21,7 @@ from handinger.settings import Settings
 from handinger.storage.database import open_database
 from handinger.storage.embedded import EmbeddedPostgres
 from tests.email.sink import Sink
+from tests.support import preloaded
 from tests.support.dns_server import DnsServer
 from tests.support.model_server import ModelServer
 from tests.support.server import HandingerServer, free_port
@@ -52,6 +53,19 @@ def mail(
     return (head + "\r\n" + text.replace("\n", "\r\n") + "\r\n").encode()
 
 
+MIXED = {"Content-Type": 'multipart/mixed; boundary="b"', "Subject": "Files"}
+
+
+def with_files(text: str, *files: tuple[str, str]) -> str:
+    """A multipart body, for a mail that says so in its headers."""
+    parts = [f"--b\n\n{text}"]
+    parts += [
+        f'--b\nContent-Disposition: attachment; filename="{name}"\n\n{content}'
+        for name, content in files
+    ]
+    return "\n".join([*parts, "--b--"])
+
+
 class World:
     """One server, and what it meets."""
 
@@ -61,6 +75,8 @@ class World:
         model: ModelServer,
         names: DnsServer,
         environment: Mapping[str, str] | None = None,
+        *,
+        prepare: Callable[[], None] = preloaded.nothing,
     ) -> None:
         self.model = model
         self.names = names
@@ -81,6 +97,7 @@ class World:
                 "HANDINGER_SMTP_RATE_LIMIT": "",
                 **(environment or {}),
             },
+            prepare=prepare,
         )
 
     def start(self) -> None:
@@ -215,14 +232,14 @@ class World:
         return [email["status"] for email in self.emails(worker_id, direction)]
 
     def wait_for_mails(
-        self, worker_id: str, statuses: list[str], *, attempts: int = 0
+        self, worker_id: str, statuses: list[str], *, error: str = ""
     ) -> list[dict[str, Any]]:
-        """The mails that went out, once they are in these states after so many attempts."""
+        """The mails that went out, once they are in these states, with these words as the error."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             found = self.emails(worker_id, "out")
             if [e["status"] for e in found] == statuses and all(
-                e["attempts"] >= attempts for e in found
+                error in (e["error"] or "") for e in found
             ):
                 return found
             time.sleep(0.05)

@@ -2,177 +2,29 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from croniter import croniter
 from obstore.store import MemoryStore
+from psycopg.sql import SQL
+from psycopg.types.json import Json
 
-from handinger import engine, ids, keys, workers
+from handinger import engine, workers
 from handinger.budgets import accounts
-from handinger.engine import Engine
 from handinger.errors import NotFound, TooManySchedules
-from handinger.ids import OrganizationId, ScheduleId, WorkerId
+from handinger.ids import WorkerId
 from handinger.schedules import changing, records
-from handinger.schedules import when as timing
-from handinger.schedules.changing import ALARM, FIRE_SCHEDULES, Change, NewSchedule
 from handinger.schedules.firing import Alarm
 from handinger.settings import Settings
 from handinger.storage.blobs import Blobs
-from handinger.storage.database import Database, Statements, open_database
-from handinger.storage.embedded import EmbeddedPostgres
 from handinger.turns import accept
 from handinger.turns.accept import RUN_WORKER, Instruction, NewTurn
+from tests.schedules.world import START, World, minutes, when_of
 
 pytestmark = pytest.mark.anyio
-
-# Far ahead of the real clock, so that the queue itself never finds anything due.
-START = datetime(2041, 3, 1, 12, 0, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-async def database(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Database]:
-    data_dir: Path = tmp_path_factory.mktemp("schedules")
-    postgres = EmbeddedPostgres.join(data_dir)
-    settings = Settings.model_validate({"data_dir": data_dir, "database_url": postgres.url})
-    async with open_database(settings) as database:
-        yield database
-    postgres.leave()
-
-
-@dataclass
-class World:
-    """One organization, a clock, and an engine whose turns end as soon as they may."""
-
-    database: Database
-    organization_id: OrganizationId
-    settings: Settings = field(default_factory=Settings)
-    now: datetime = START
-    # Turns of these workers do not end.
-    held: set[WorkerId] = field(default_factory=set[WorkerId])
-
-    async def clock(self, sql: Statements) -> datetime:
-        return self.now
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncGenerator[Engine]:
-        async def no_sweep() -> None: ...
-
-        one = Engine(
-            database=self.database,
-            handlers={
-                FIRE_SCHEDULES: Alarm(self.database, self.settings, self.clock).go_off,
-                RUN_WORKER: self._end_turns,
-            },
-            concurrency=4,
-            sweep=no_sweep,
-        )
-        async with one.running(grace_s=5, rescue_all=False):
-            yield one
-
-    async def _end_turns(self, lock: str) -> None:
-        if lock not in self.held:
-            async with self.database.system().transaction() as sql:
-                # As a claim does, so that a turn that is just being accepted is not missed.
-                await sql.run("SELECT 1 FROM workers WHERE id = %(id)s FOR NO KEY UPDATE", id=lock)
-                await sql.run(
-                    "UPDATE turns SET status = 'completed', ended_at = now()"
-                    " WHERE worker_id = %(id)s",
-                    id=lock,
-                )
-
-    async def worker(self) -> WorkerId:
-        """A worker without an unended turn."""
-        worker_id = WorkerId(ids.new("wrk"))
-        turn = NewTurn.of(worker_id, Instruction("Begin.", "standard", "api"))
-        await accept.create_worker(
-            self.database, self.settings, self.organization_id, turn, metadata={}
-        )
-        await self._end_turns(worker_id)
-        return worker_id
-
-    async def schedule(self, worker_id: WorkerId, **when: Any) -> ScheduleId:
-        new = NewSchedule(worker_id, "Tick.", "low", timing.parse(when), created_by="api")
-        schedule_id, _ = await changing.create(
-            self.database, self.settings, self.clock, self.organization_id, new
-        )
-        return schedule_id
-
-    async def change(self, worker_id: WorkerId, schedule_id: ScheduleId, **fields: Any) -> Any:
-        return await changing.change(
-            self.database,
-            self.clock,
-            self.organization_id,
-            worker_id,
-            schedule_id,
-            Change(**fields),
-        )
-
-    async def view(self, worker_id: WorkerId, schedule_id: ScheduleId) -> dict[str, Any]:
-        return await records.view(
-            self.database, self.clock, self.organization_id, worker_id, schedule_id
-        )
-
-    async def firings(self, worker_id: WorkerId, schedule_id: ScheduleId) -> list[Any]:
-        """Oldest first: when it was due, and what came of it."""
-        found = (await self.view(worker_id, schedule_id))["firings"]
-        return [
-            (datetime.fromisoformat(one["dueAt"]), one["skipped"] and one["skipped"]["reason"])
-            for one in reversed(found)
-        ]
-
-    async def at(self, moment: datetime) -> None:
-        """Set the clock, wake the alarm, and wait until it has fired what is due and ended."""
-        self.now = moment
-        async with self.database.system().transaction() as sql:
-            # A new job is told to the servers; one that is brought forward waits for their poll.
-            await engine.drop_waiting(sql.connection, lock=ALARM)
-            await engine.enqueue(
-                sql.connection, FIRE_SCHEDULES, lock=ALARM, queue=engine.SHORT_QUEUE
-            )
-        async with asyncio.timeout(60):
-            while await self._unrest():  # noqa: ASYNC110 # The database tells no event.
-                await asyncio.sleep(0.002)
-
-    async def _unrest(self) -> bool:
-        async with self.database.system().statements() as sql:
-            return await sql.value(
-                "SELECT EXISTS (SELECT 1 FROM procrastinate_jobs WHERE status = 'doing'"
-                " OR status = 'todo' AND (scheduled_at IS NULL OR scheduled_at <= now()))"
-            )
-
-    async def turns(self, worker_id: WorkerId) -> list[str]:
-        """What its turns were started by, but for the first."""
-        async with self.database.tenant(self.organization_id).statements() as sql:
-            rows = await sql.all(
-                _Source,
-                "SELECT source FROM turns WHERE organization_id = %(organization_id)s"
-                " AND worker_id = %(id)s ORDER BY position OFFSET 1",
-                id=worker_id,
-            )
-        return [row.source for row in rows]
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    source: str
-
-
-@pytest.fixture
-async def world(database: Database) -> AsyncIterator[World]:
-    organization = await keys.create_organization(database, "test")
-    yield World(database, organization.id)
-    async with database.system().statements() as sql:
-        await sql.run("DELETE FROM schedules")
-        await sql.run("DELETE FROM procrastinate_jobs")
-
-
-def minutes(count: float) -> timedelta:
-    return timedelta(minutes=count)
 
 
 async def test_an_interval_does_not_drift_however_late_it_is_fired(world: World):
@@ -231,9 +83,9 @@ async def test_a_firing_is_skipped_while_the_turn_before_has_not_ended(world: Wo
     async with world.running():
         await world.at(START + minutes(1))
         await world.at(START + minutes(2))
-        await world._end_turns(worker_id)
+        await world.end_turns(worker_id)
         world.held.clear()
-        await world._end_turns(worker_id)
+        await world.end_turns(worker_id)
         await world.at(START + minutes(3))
     assert [why for _, why in await world.firings(worker_id, schedule_id)] == [
         None,
@@ -343,8 +195,8 @@ async def test_a_change_of_when_counts_anew_and_the_rest_stays(world: World):
     worker_id = await world.worker()
     schedule_id = await world.schedule(worker_id, type="interval", intervalSeconds=3600)
     world.now = START + minutes(10)
-    when = timing.parse({"type": "interval", "intervalSeconds": 300})
-    changed = await world.change(worker_id, schedule_id, when=when)
+    when = {"type": "interval", "intervalSeconds": 300}
+    changed = await world.change(worker_id, schedule_id, when=when_of(when))
     assert changed["nextRunAt"] == workers.iso(START + minutes(15))
     world.now = START + minutes(11)
     changed = await world.change(worker_id, schedule_id, input="Tock.", budget="high")
@@ -393,28 +245,108 @@ async def test_the_last_firings_are_kept(world: World, monkeypatch: pytest.Monke
 
 
 async def test_one_that_cannot_be_fired_holds_up_no_other(world: World):
-    worker_id = await world.worker()
-    broken = await world.schedule(worker_id, type="delayed", delayInSeconds=60)
+    worker_id, cursed = await world.worker(), await world.worker()
+    broken = await world.schedule(cursed, type="delayed", delayInSeconds=60)
     sound = await world.schedule(worker_id, type="delayed", delayInSeconds=60)
-    async with world.database.system().statements() as sql:
-        await sql.run("UPDATE schedules SET timing = '{}' WHERE id = %(id)s", id=broken)
     async with world.running():
-        await world.at(START + minutes(1))
-        assert await world.firings(worker_id, sound) == [(START + minutes(1), None)]
-        await world.at(START + minutes(2))  # It fails again, which is told once.
-        async with world.database.system().statements() as sql:
-            await sql.run(
-                "UPDATE schedules SET timing = (SELECT timing FROM schedules WHERE id = %(sound)s)"
-                " WHERE id = %(id)s",
-                id=broken,
-                sound=sound,
-            )
+        async with _no_turns_of(world, cursed):
+            await world.at(START + minutes(1))
+            assert await world.firings(worker_id, sound) == [(START + minutes(1), None)]
+            await world.at(START + minutes(2))  # It fails again, which is told once.
         await world.at(START + minutes(3.1))
-    assert await world.firings(worker_id, broken) == [
+    assert await world.firings(cursed, broken) == [
         (START + minutes(1), "internal_error"),
         (START + minutes(1), None),
     ]
-    assert len(await world.turns(worker_id)) == 2
+    assert len(await world.turns(worker_id)) == len(await world.turns(cursed)) == 1
+
+
+@contextlib.asynccontextmanager
+async def _no_turns_of(world: World, worker_id: WorkerId) -> AsyncGenerator[None]:
+    """The database takes none meanwhile."""
+    async with world.database.system().statements() as sql:
+        cursed = SQL("ALTER TABLE turns ADD CONSTRAINT cursed CHECK (worker_id <> {}) NOT VALID")
+        await sql.connection.execute(cursed.format(worker_id))
+        yield
+        await sql.run("ALTER TABLE turns DROP CONSTRAINT cursed")
+
+
+UNREADABLE = [
+    ("{}", {"type": "scheduled"}),
+    ("[]", {"type": "scheduled"}),
+    ("null", {"type": "scheduled"}),
+    ('{"type": ["cron"]}', {"type": "scheduled"}),
+    ('{"type": "lunar", "phase": "full"}', {"type": "scheduled"}),
+    ('{"type": "interval", "intervalSeconds": "60"}', {"type": "scheduled"}),
+    (
+        '{"type": "interval", "intervalSeconds": 0}',
+        {"type": "interval", "intervalSeconds": 0},
+    ),
+    (
+        '{"type": "cron", "cron": "0 9 * * L", "timezone": "UTC"}',
+        {"type": "cron", "cron": "0 9 * * L", "timezone": "UTC"},
+    ),
+    (
+        '{"type": "cron", "cron": "@daily", "timezone": "Europe/Atlantis"}',
+        {"type": "cron", "cron": "@daily", "timezone": "Europe/Atlantis"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("stored", "shown_as"), UNREADABLE, ids=[row[0] for row in UNREADABLE])
+async def test_one_that_cannot_be_read_costs_no_other_anything(
+    world: World, stored: str, shown_as: dict[str, Any]
+):
+    worker_id = await world.worker()
+    broken = await world.schedule(worker_id, type="interval", intervalSeconds=60)
+    sound = await world.schedule(worker_id, type="interval", intervalSeconds=60)
+    async with world.database.system().statements() as sql:
+        await sql.run(
+            "UPDATE schedules SET timing = %(stored)s::json WHERE id = %(id)s",
+            id=broken,
+            stored=stored,
+        )
+    async with world.running():
+        await world.at(START + minutes(1))
+        await world.at(START + minutes(2))
+        assert len(await world.turns(worker_id)) == 2
+        listed = {one["id"]: one for one in await world.listed(worker_id)}
+        assert "error" not in listed[sound]
+        assert listed[broken].items() >= {**shown_as, "input": "Tick.", "budget": "low"}.items()
+        assert "cannot be read" in listed[broken]["error"]
+        view = await world.view(worker_id, broken)
+        assert view["error"] == listed[broken]["error"]
+        assert (view["nextRuns"], view["createdBy"]) == ([], "api")
+        (firing,) = view["firings"]
+        assert (firing["turnId"], firing["skipped"]["reason"]) == (None, "unreadable")
+        # It can be paused, and go on, without becoming anything else; another `when` mends it.
+        for paused in (True, False):
+            changed = await world.change(worker_id, broken, paused=paused)
+            assert changed["error"] == view["error"]
+        when = when_of({"type": "delayed", "delayInSeconds": 60})
+        mended = await world.change(worker_id, broken, when=when)
+        assert "error" not in mended
+        await changing.cancel(world.database, world.clock, world.organization_id, worker_id, sound)
+        await world.at(START + minutes(3))
+    assert (await world.firings(worker_id, broken))[-1] == (START + minutes(3), None)
+
+
+async def test_one_that_can_be_read_again_fires(world: World):
+    """As after an update of the time zones, or a step back to the version that wrote it."""
+    worker_id = await world.worker()
+    schedule_id = await world.schedule(worker_id, type="interval", intervalSeconds=60)
+    async with world.database.system().statements() as sql:
+        sound = await sql.value("SELECT timing FROM schedules")
+        await sql.run("UPDATE schedules SET timing = '{}'")
+        async with world.running():
+            await world.at(START + minutes(1))
+            assert await world.turns(worker_id) == []
+            await sql.run("UPDATE schedules SET timing = %(sound)s", sound=Json(sound))
+            await world.at(START + minutes(1.5))
+    assert await world.firings(worker_id, schedule_id) == [
+        (START + minutes(1), "unreadable"),
+        (START + minutes(1), None),
+    ]
 
 
 @pytest.mark.parametrize("first", ["change", "firing"])
@@ -555,82 +487,3 @@ async def test_two_servers_fire_each_once(world: World):
     for one in schedules:
         assert await world.firings(*one) == [(START + minutes(n), None) for n in range(1, 4)]
         assert await world.turns(one[0]) == ["schedule"] * 3
-
-
-# With real jobs: through a year for those that fire rarely, else through the first firings.
-FEW = ["@monthly", "15 14 1 */2 *"]
-REAL = [*FEW, "0 9 1 * *", "0 12 13 * FRI", "0 0 1,15 * 3", "30 6 29 2 *"]
-
-
-@pytest.mark.parametrize(
-    "expressions", [FEW, pytest.param(REAL, marks=pytest.mark.slow)], ids=["few", "all"]
-)
-async def test_a_year_of_firings_is_as_an_independent_library_has_it(
-    world: World, expressions: list[str]
-):
-    made = [(await world.worker(), expression) for expression in expressions]
-    schedules = {
-        expression: (worker_id, await world.schedule(worker_id, type="cron", cron=expression))
-        for worker_id, expression in made
-    }
-    end = START + timedelta(days=366)
-    expected = {expression: _by_croniter(expression, end) for expression in expressions}
-    async with world.running():
-        for moment in sorted({moment for times in expected.values() for moment in times}):
-            await world.at(moment)
-    for expression, schedule in schedules.items():
-        fired = [due for due, skipped in await world.firings(*schedule) if skipped is None]
-        assert fired == expected[expression][-50:]
-        assert len(await world.turns(schedule[0])) == len(expected[expression])
-
-
-def _by_croniter(expression: str, end: datetime) -> Sequence[datetime]:
-    other = croniter(expression, START, implement_cron_bug=True)
-    times: list[datetime] = []
-    while (moment := other.get_next(datetime)) < end:
-        times.append(moment)
-    return times
-
-
-@pytest.mark.parametrize(
-    "count", [300, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
-)
-async def test_all_that_are_due_in_the_same_minute_fire_once(
-    world: World, count: int, record_property
-):
-    worker_ids = [await world.worker() for _ in range(max(3, count // 100))]
-    async with world.database.system().statements() as sql:
-        await sql.run(
-            "INSERT INTO schedules (id, organization_id, worker_id, created_by, status, input,"
-            " budget, timing, anchored_at, next_run_at, wake_at) SELECT 'sch_' || n, %(org)s,"
-            " (%(workers)s::text[])[1 + n %% cardinality(%(workers)s::text[])], 'api', 'active',"
-            " 'Tick.', 'low', '{\"type\": \"delayed\", \"delayInSeconds\": 60}', %(start)s,"
-            " %(start)s + n %% 60 * interval '1 second', %(start)s + n %% 60 * interval '1 second'"
-            " FROM generate_series(1, %(count)s) n",
-            org=world.organization_id,
-            workers=worker_ids,
-            start=START,
-            count=count,
-        )
-    world.settings = Settings(max_waiting_turns_per_worker=count)
-    began = asyncio.get_running_loop().time()
-    async with world.running():
-        world.now = START + minutes(1)
-        async with world.database.system().transaction() as sql:
-            await changing.set_alarm(sql, datetime.now(UTC))
-        async with asyncio.timeout(500), world.database.system().statements() as sql:
-            while await sql.value(  # noqa: ASYNC110 # As above.
-                "SELECT count(*) FROM schedules WHERE wake_at IS NOT NULL"
-            ):
-                await asyncio.sleep(0.05)
-        took_s = asyncio.get_running_loop().time() - began
-        record_property("firings_per_s", count / took_s)
-        async with world.database.system().statements() as sql:
-            fired = await sql.value("SELECT count(*) FROM firings WHERE turn_id IS NOT NULL")
-            turns = await sql.value(
-                "SELECT count(*) FROM turns WHERE source = 'schedule' AND organization_id = %(id)s",
-                id=world.organization_id,
-            )
-            distinct = await sql.value("SELECT count(DISTINCT schedule_id) FROM firings")
-    assert (fired, distinct) == (count, count)
-    assert turns == count

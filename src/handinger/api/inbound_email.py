@@ -23,7 +23,6 @@ router = APIRouter(prefix="/api/inbound-email", tags=["email"])
 
 # A request that is older, or from the future, is a replay, or its sender's clock is wrong.
 _MAX_AGE_S = 300
-_MAX_RECIPIENTS = 100
 _SIGNATURE = re.compile(r"t=(\d{1,12})((?:,v1=[0-9a-f]{64}){1,4})")
 
 
@@ -73,8 +72,11 @@ async def post_inbound_email(
     # Every one is compared, so that the time taken says nothing.
     if not any([hmac.compare_digest(expected, one) for one in given]):
         raise Unauthorized("The signature does not fit this body and query string.")
-    if not 1 <= len(to) <= _MAX_RECIPIENTS:
-        raise InvalidInput.of(f"a mail may have 1 to {_MAX_RECIPIENTS} recipients", "to")
+    most = services.settings.email_max_recipients
+    if not 1 <= len(to) <= most:
+        raise InvalidInput.of(
+            f"a mail may have 1 to {most} recipients (HANDINGER_EMAIL_MAX_RECIPIENTS)", "to"
+        )
     results = await _take_in(services.inbound(), raw, sender, to, ip=ip, helo=helo)
     return Response(workers.dump({"results": results}), media_type="application/json")
 

@@ -115,6 +115,8 @@ def _moment(at: str | None) -> str:
 
 
 def _rule(schedule: dict[str, Any]) -> str:
+    if schedule.get("error"):
+        return "cannot be read"
     match schedule.get("type"):
         case "cron":
             return f"{schedule.get('cron')} {schedule.get('timezone') or 'UTC'}"

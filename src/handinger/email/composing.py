@@ -20,6 +20,7 @@ from markdown_it import MarkdownIt
 
 from handinger.email import addresses
 from handinger.email.outbox import AttachedFile, OutboundEmail
+from handinger.errors import ConfigurationError
 from handinger.settings import Settings
 
 # No pictures: fetching one would tell a stranger that the mail was read.
@@ -174,6 +175,20 @@ def _sign(raw: bytes, settings: Settings, key_file: Path) -> bytes:
         include_headers=[name.encode() for name in _SIGNED_HEADERS if name.encode() in present],
     )
     return header + raw
+
+
+def require_key(settings: Settings) -> None:
+    """See that mail can be signed, if it is to be. Raises ConfigurationError."""
+    if settings.dkim_key_file is None:
+        return
+    try:
+        _sign(b"From: ada@example.com\r\n\r\n", settings, settings.dkim_key_file)
+    except (OSError, ValueError, dkim.DKIMException) as error:
+        why = " ".join(str(error).split())  # The library's reasons may have two lines.
+        raise ConfigurationError(
+            f"HANDINGER_DKIM_KEY_FILE cannot be used ({why}): it must be an RSA key in PEM, such "
+            "as `openssl genrsa 2048` writes."
+        ) from error
 
 
 def file_link(settings: Settings, email: OutboundEmail, file: AttachedFile) -> tuple[str, str]:

@@ -7,7 +7,7 @@ sender keeps it, and sends it again.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ import psycopg
 from obstore.exceptions import BaseError
 from psycopg.types.json import Jsonb
 
-from handinger import attachments, ids, mailbox
+from handinger import attachments, ids, mailbox, metrics
 from handinger.attachments import Attachment, IncomingFile
 from handinger.email import addresses, loops, provenance, reading
 from handinger.email.addresses import Recipient
@@ -40,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_HOPS = 100
 _CUT = "\n\n[The mail goes on; all of its text is in message.txt in the inbox.]"
-# Mails that are checked and read at the same time; each may have the full size in memory.
-_CONCURRENCY = 8
 _BOUNCED = Mailbox("", "")
 
 
@@ -93,7 +91,7 @@ class Inbound:
         self._settings = settings
         self._queue_is_full = queue_is_full
         self._resolver = resolver
-        self._threads = ThreadPoolExecutor(_CONCURRENCY, thread_name_prefix="mail")
+        self._threads = ThreadPoolExecutor(settings.email_max_parallel, thread_name_prefix="mail")
 
     def close(self) -> None:
         """Let what is being read come to its end, and read no more."""
@@ -105,20 +103,18 @@ class Inbound:
         The null sender, which reports that a mail did not arrive, may write to the address that was
         made for that mail, and to no other.
         """
-        with _temporary_failures():
+        with _counted(), _temporary_failures():
             found = await self._find(address)
-        if not envelope_sender:
-            if found.answers is None:
-                raise Refusal("550 5.7.1", "This address has sent nothing that could bounce.")
-            with _temporary_failures():
-                await self._require_room_for_report(found)
-            return found
-        if not _is_allowed(envelope_sender, found):
-            raise _not_allowed(envelope_sender)
+            if not envelope_sender:
+                await self._require_report(found)
+            elif not _is_allowed(envelope_sender, found):
+                raise _not_allowed(envelope_sender)
         return found
 
-    async def _require_room_for_report(self, found: Recipient) -> None:
+    async def _require_report(self, found: Recipient) -> None:
         """Who has a mail of ours may report on it, unproven, but not fill the disk."""
+        if found.answers is None:
+            raise Refusal("550 5.7.1", "This address has sent nothing that could bounce.")
         async with self._database.tenant(found.organization_id).statements() as sql:
             reports = await sql.value(
                 "SELECT count(*) FROM inbound_emails WHERE organization_id = %(organization_id)s"
@@ -146,13 +142,17 @@ class Inbound:
         The recipients are of one organization; either all of them get it, or none does. A copy of a
         mail that a worker has already changes nothing.
         """
-        if len(raw) > self._settings.email_max_bytes:
-            raise Refusal("552 5.3.4", f"A mail may have {self._settings.email_max_bytes} bytes.")
-        if self._queue_is_full():
-            raise Refusal("451 4.3.2", "Too many instructions wait on this server; try again.")
-        examined = await self._examine(raw, origin, recipients[0])
-        with _temporary_failures():
-            await self._store(examined, recipients)
+        with _counted(len(recipients)):
+            if len(raw) > self._settings.email_max_bytes:
+                limit = self._settings.email_max_bytes
+                raise Refusal("552 5.3.4", f"A mail may have {limit} bytes.")
+            if self._queue_is_full():
+                raise Refusal("451 4.3.2", "Too many instructions wait on this server; try again.")
+            examined = await self._examine(raw, origin, recipients[0])
+            with _temporary_failures():
+                outcomes = await self._store(examined, recipients)
+        for outcome in outcomes:
+            metrics.emails_received.labels(outcome or "copy").inc()
 
     async def _in_thread(self, work: Any, *args: Any, **kwargs: Any) -> Any:
         loop = asyncio.get_running_loop()
@@ -198,6 +198,7 @@ class Inbound:
             mail.sender,
             origin,
             resolver=self._resolver,
+            timeout_s=self._settings.email_verify_timeout_s,
             trusted_relays=self._settings.email_trusted_relays or (),
         )
         if verdict.verified:
@@ -212,7 +213,10 @@ class Inbound:
 
     # Storing
 
-    async def _store(self, examined: _Examined, recipients: Sequence[Recipient]) -> None:
+    async def _store(
+        self, examined: _Examined, recipients: Sequence[Recipient]
+    ) -> list[Disposition | None]:
+        """What became of it at each recipient; None where it was known."""
         # In one order everywhere, so that no two mails wait for each other's workers.
         each = {recipient.worker_id: recipient for recipient in recipients}
         with _storage_failures():
@@ -220,8 +224,7 @@ class Inbound:
         tenant = self._database.tenant(recipients[0].organization_id)
         try:
             async with tenant.transaction() as sql:
-                for arrival in prepared:
-                    await self._arrive(sql, arrival)
+                return [await self._arrive(sql, arrival) for arrival in prepared]
         except WorkerBusy as error:
             raise Refusal("451 4.3.2", f"Too many instructions wait; try again. {error}") from error
         except BodyTooLarge as error:
@@ -248,11 +251,11 @@ class Inbound:
                 raise Refusal("552 5.3.4", error.message) from error
         return _Arrival(ids.new("eml"), examined, recipient, sha256, attached)
 
-    async def _arrive(self, sql: TenantStatements, arrival: "_Arrival") -> None:
+    async def _arrive(self, sql: TenantStatements, arrival: "_Arrival") -> Disposition | None:
         # Copies of a mail that arrive at the same time look one after the other.
         await accept.lock_worker(sql, arrival.recipient.worker_id)
         if await arrival.is_known(sql):
-            return
+            return None
         disposition = arrival.examined.disposition
         turn: NewTurn | None = None
         if disposition is Disposition.TURN:
@@ -266,6 +269,7 @@ class Inbound:
                     text = UntrustedText.read(turn.instruction.input, origin="instruction")
                     await taint.record(sql, turn.worker_id, turn.id, text)
         await arrival.insert(sql, disposition, turn, thread=await arrival.thread(sql))
+        return disposition
 
     async def _is_one_too_many(self, sql: TenantStatements, arrival: "_Arrival") -> bool:
         recent = await sql.value(
@@ -410,6 +414,16 @@ def _is_allowed(address: str, recipient: Recipient) -> bool:
 
 def _not_allowed(address: str) -> Refusal:
     return Refusal("550 5.7.1", f"{address[:200]} is not among the senders that are allowed here.")
+
+
+@contextlib.contextmanager
+def _counted(recipients: int = 1) -> Generator[None]:
+    try:
+        yield
+    except Refusal as refusal:
+        outcome = "refused" if refusal.is_final else "deferred"
+        metrics.emails_received.labels(outcome).inc(recipients)
+        raise
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ Light on purpose: whoever writes into it loads nothing of what sends.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from psycopg.types.json import Jsonb
@@ -128,8 +129,9 @@ class OutboundEmail:
     reply_token: str
     status: str
     attempts: int
-    next_attempt_at: Any
-    created_at: Any
+    next_attempt_at: datetime | None
+    is_early: bool  # for the next attempt
+    created_at: datetime
 
     @property
     def files(self) -> list[AttachedFile]:

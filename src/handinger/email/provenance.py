@@ -28,7 +28,6 @@ from handinger.mailbox import Mailbox
 
 logger = logging.getLogger(__name__)
 
-_TIMEOUT_S = 20.0
 _MAX_SIGNATURES = 8
 _MAX_RECEIVED = 20
 # RFC 8301: what is signed with SHA-1 counts as not signed.
@@ -114,10 +113,11 @@ def examine(
     origin: Origin,
     *,
     resolver: dns.resolver.Resolver,
+    timeout_s: float,
     trusted_relays: Sequence[str],
 ) -> Verdict:
     """The verdict on a mail that claims to be from `sender`. Never raises for what the mail is."""
-    lookups = Resolver(resolver, deadline=time.monotonic() + _TIMEOUT_S)
+    lookups = Resolver(resolver, deadline=time.monotonic() + timeout_s)
     record = _dmarc_record(sender.domain, lookups)
     examined = _signatures(raw, headers, sender.domain, record, lookups)
     ip = client_ip(headers, origin.ip, trusted_relays)

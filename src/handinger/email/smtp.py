@@ -29,7 +29,6 @@ from handinger.settings import Settings, split_host_port
 
 logger = logging.getLogger(__name__)
 
-_MAX_RECIPIENTS = 100
 # Beyond the standard's 1,000: some programs send a whole page of HTML as one line.
 _MAX_LINE_BYTES = 1024 * 1024
 # Of who sends no mail while others may want to: a few hosts must not hold all connections.
@@ -257,7 +256,7 @@ class _Handler:
         """Whom it is for. All recipients of one mail are workers of one organization."""
         del session, options
         known = server.recipients
-        if len(known) >= _MAX_RECIPIENTS:
+        if len(known) >= self._gate.settings.email_max_recipients:
             return "452 4.5.3 Too many recipients; send the mail to the others once more."
         try:
             found = await self._inbound.recipient(address, envelope_sender=_sender(envelope))

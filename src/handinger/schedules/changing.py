@@ -16,7 +16,7 @@ from handinger.schedules import records
 from handinger.schedules import when as timing
 from handinger.schedules.clock import Clock
 from handinger.schedules.records import Creator, Firing, Row, Schedule
-from handinger.schedules.when import When
+from handinger.schedules.when import Unreadable, When
 from handinger.settings import BudgetName, Settings
 from handinger.storage.database import Database, Statements, TenantStatements
 from handinger.turns import accept
@@ -337,5 +337,5 @@ async def cancel_in(
     return cancelled == 1
 
 
-def _json(when: When) -> Json:
+def _json(when: When | Unreadable) -> Json:
     return Json(timing.dump(when), dumps=workers.dump)

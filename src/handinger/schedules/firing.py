@@ -19,6 +19,7 @@ from handinger.ids import OrganizationId, ScheduleId, TurnId, WorkerId
 from handinger.schedules import changing, records
 from handinger.schedules.clock import Clock, database_clock
 from handinger.schedules.records import Firing, Row, Schedule, Skip
+from handinger.schedules.when import Unreadable
 from handinger.settings import Settings
 from handinger.storage.database import Database, TenantStatements, is_connection_error
 from handinger.turns import accept
@@ -29,11 +30,12 @@ logger = logging.getLogger(__name__)
 # Beside running turns a statement waits for longer than it works, however many rows it is about.
 _BATCH = 300
 _AFTER_FAILURE = timedelta(minutes=1)
-# One that waits, for room or for funds, looks again after a part of the time that it has waited.
+# One that waits, for room, for funds or to be read, looks again after a part of the time that it
+# has waited.
 _WAITING_SHARE = 0.25
 _SHORTEST_WAIT_S = 1.0
 _LONGEST_WAIT_FOR_ROOM_S = 60.0
-_LONGEST_WAIT_FOR_FUNDS_S = 600.0
+_LONGEST_WAIT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,9 @@ class Alarm:
         waiting: Counter[WorkerId],
         broke: Skip | None,
     ) -> _Outcome:
+        if isinstance(schedule.when, Unreadable):
+            logger.warning("The schedule %s cannot be read: %s", schedule.id, schedule.when.problem)
+            return _waiting(schedule, now, "unreadable")
         following = schedule.following(max(now, schedule.next_run_at))
         skipped: Skip | None = None
         if following is not None and schedule.last_turn_id in unended:
@@ -249,10 +254,10 @@ def _passed(
 
 
 def _waiting(schedule: Schedule, now: datetime, skipped: Skip) -> _Outcome:
-    """One that fires once waits for room or for funds. That it does is told once."""
+    """One that fires once waits for room or for funds, any other to be read. That is told once."""
     due = schedule.next_run_at
     share_s = (now - due).total_seconds() * _WAITING_SHARE
-    longest_s = _LONGEST_WAIT_FOR_ROOM_S if skipped == "queue_full" else _LONGEST_WAIT_FOR_FUNDS_S
+    longest_s = _LONGEST_WAIT_FOR_ROOM_S if skipped == "queue_full" else _LONGEST_WAIT_S
     wait_s = min(max(share_s, _SHORTEST_WAIT_S), longest_s)
     is_first = schedule.wake_at == due
     later = replace(schedule, wake_at=now + timedelta(seconds=wait_s))

@@ -10,7 +10,7 @@ from handinger.errors import NotFound
 from handinger.ids import OrganizationId, ScheduleId, TurnId, WorkerId
 from handinger.schedules import when as timing
 from handinger.schedules.clock import Clock
-from handinger.schedules.when import When
+from handinger.schedules.when import Unreadable, When
 from handinger.settings import BudgetName
 from handinger.storage.database import Database, TenantStatements
 
@@ -23,6 +23,7 @@ Skip = Literal[
     "queue_full",
     "out_of_credits",
     "monthly_cap_reached",
+    "unreadable",
     "internal_error",
 ]
 
@@ -36,6 +37,7 @@ _WHY_SKIPPED = {
     "queue_full": "As many turns waited for the worker as may.",
     "out_of_credits": "The organization was out of credits.",
     "monthly_cap_reached": "The organization had reached its cap for the month.",
+    "unreadable": "Its `when` cannot be read, for the reason that its `error` gives.",
     "internal_error": "The server failed to fire it, and tries again.",
 }
 
@@ -51,7 +53,7 @@ class Schedule:
     status: Status
     input: str
     budget: BudgetName
-    when: When
+    when: When | Unreadable
     anchored_at: datetime  # from when its intervals count
     next_run_at: datetime
     wake_at: datetime | None  # when the alarm looks at it
@@ -71,16 +73,21 @@ class Schedule:
 
     def wire(self, now: datetime) -> dict[str, Any]:
         """The wire's `WorkerSchedule`."""
-        own = timing.dump(self.when)
         return {
             "id": self.id,
-            "type": own.pop("type"),
+            **timing.shown(self.when),
             "input": self.input,
             "budget": self.budget,
             "nextRunAt": workers.iso(self.due_after(now)),
             "paused": self.status == "paused",
-            **{name: value for name, value in own.items() if self.when.type != "scheduled"},
+            **self._error(),
         }
+
+    def _error(self) -> dict[str, str]:
+        if not isinstance(self.when, Unreadable):
+            return {}
+        why = self.when.problem
+        return {"error": f"Its `when` cannot be read ({why}), so it waits for another one."}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,7 @@ class Row:
     status: Status
     input: str
     budget: BudgetName
-    timing: dict[str, Any]
+    timing: Any
     anchored_at: datetime
     next_run_at: datetime
     wake_at: datetime | None
@@ -112,7 +119,7 @@ class Row:
             status=self.status,
             input=self.input,
             budget=self.budget,
-            when=timing.parse(self.timing),
+            when=timing.read(self.timing),
             anchored_at=self.anchored_at,
             next_run_at=self.next_run_at,
             wake_at=self.wake_at,
@@ -218,7 +225,7 @@ async def view(
 
 
 def _next_times(schedule: Schedule, now: datetime) -> list[datetime]:
-    if schedule.status == "finished":
+    if schedule.status == "finished" or isinstance(schedule.when, Unreadable):
         return []
     first = schedule.due_after(now)
     later = timing.times(schedule.when, max(first, now), anchor=schedule.anchored_at)

@@ -1,10 +1,10 @@
 """When a schedule fires: the four types of `when`, in the wire's names, and the times they mean."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from handinger.errors import InvalidInput
 from handinger.schedules import cron
@@ -143,18 +143,51 @@ When = Annotated[Scheduled | Delayed | Cron | Interval, Field(discriminator="typ
 
 _ADAPTER: TypeAdapter[When] = TypeAdapter(When)
 
+# Of each type what the wire shows beside its next time.
+_SHOWN: Mapping[str, Mapping[str, type]] = {
+    "scheduled": {},
+    "delayed": {"delayInSeconds": int},
+    "cron": {"cron": str, "timezone": str},
+    "interval": {"intervalSeconds": int},
+}
 
-def parse(stored: object) -> When:
+
+class Unreadable(_When):
+    """What is stored and names no time here: of another version, or in a zone that is gone."""
+
+    stored: Any
+    problem: str
+
+
+def read(stored: object) -> When | Unreadable:
     """A `when` as it is stored."""
-    return _ADAPTER.validate_python(stored)
+    try:
+        return _ADAPTER.validate_python(stored)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "when"
+        problem = first["msg"].removeprefix("Value error, ")
+        return Unreadable(stored=stored, problem=f"{where}: {problem}"[:500])
 
 
-def dump(when: When) -> dict[str, Any]:
-    """As it is stored, and as the wire has it."""
-    return when.model_dump()
+def dump(when: When | Unreadable) -> Any:
+    """As it is stored."""
+    return when.stored if isinstance(when, Unreadable) else when.model_dump()
 
 
-def times(when: When, after: datetime, *, anchor: datetime) -> Iterator[datetime]:
+def shown(when: When | Unreadable) -> dict[str, Any]:
+    """As the wire has it. What does not say its type looks like one that fires once."""
+    stored = dump(when)
+    fields = cast("dict[str, Any]", stored) if isinstance(stored, dict) else {}
+    kind = str(fields.get("type"))
+    types = _SHOWN.get(kind, {})
+    own = {name: fields.get(name) for name in types}
+    if not types or any(type(own[name]) is not expected for name, expected in types.items()):
+        return {"type": "scheduled"}
+    return {"type": kind, **own}
+
+
+def times(when: When | Unreadable, after: datetime, *, anchor: datetime) -> Iterator[datetime]:
     """Every time after a moment at which it fires again."""
     moment = when.following(after, anchor=anchor)
     while moment is not None:

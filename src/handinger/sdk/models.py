@@ -336,6 +336,8 @@ class Schedule(ApiObject):
     input: str = ""
     budget: Budget | str = "standard"
     next_run_at: Annotated[str | None, Field(alias="nextRunAt")] = None
+    # Why the server cannot fire it.
+    error: str | None = None
 
 
 class ScheduledSchedule(Schedule):

@@ -57,6 +57,10 @@ class _Schedule(BaseModel):
     budget: Annotated[BudgetName, Field(description="The caps of each of its turns.")]
     nextRunAt: Annotated[str, Field(description="ISO 8601, UTC.")]
     paused: Annotated[bool, Field(description="Whether it fires nothing for now.")]
+    error: Annotated[
+        str | None,
+        Field(description="Only of one that cannot be read, and so does not fire: what is wrong."),
+    ] = None
 
 
 class ScheduledWorkerSchedule(_Schedule):
@@ -140,6 +144,10 @@ class ScheduleDetails(BaseModel):
         str | None, Field(description="ISO 8601, UTC; null once it has fired for good.")
     ]
     paused: Annotated[bool, Field(description="Whether it fires nothing for now.")]
+    error: Annotated[
+        str | None,
+        Field(description="Only of one that cannot be read, and so does not fire: what is wrong."),
+    ] = None
     createdAt: Annotated[str, Field(description="ISO 8601, UTC.")]
     createdBy: Annotated[
         Literal["api", "agent"], Field(description="A caller, or the worker's own agent.")
