@@ -11,6 +11,7 @@ import pytest
 
 from handinger import Handinger, Worker
 from handinger.cli.main import run
+from tests.support.inbound_mail import hand_in
 from tests.support.server import HandingerServer
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +20,14 @@ ADD_NOTES = [
     *("mcp", "add", "notes", "python -m tests.support.mcp_server"),
     *("--env", f"PATH={Path(sys.executable).parent}", "--env", f"PYTHONPATH={ROOT}"),
 ]
+
+
+_MAIL = {
+    "HANDINGER_EMAIL_DOMAIN": "workers.example.org",
+    "HANDINGER_EMAIL_ALLOW": "example.org",
+    "HANDINGER_EMAIL_VERIFY": "false",
+    "HANDINGER_INBOUND_EMAIL_SECRET": "secret-of-the-provider-" + "0" * 20,
+}
 
 
 @dataclass
@@ -51,12 +60,23 @@ class Scene:
         when = {"type": "interval", "intervalSeconds": 86_400}
         return schedules.create(self.worker.id, input="Summarise what is new.", when=when).id
 
+    def mail(self, worker_id: str) -> str:
+        """A mail that came to a worker from a machine, so that it starts no turn."""
+        raw = b"From: ada@example.org\r\nSubject: Away\r\nAuto-Submitted: auto-replied\r\n\r\nBye."
+        hand_in(
+            self.server.base_url,
+            raw,
+            [self.client.workers.retrieve_email(worker_id)],
+            secret=_MAIL["HANDINGER_INBOUND_EMAIL_SECRET"],
+            sender="ada@example.org",
+        ).raise_for_status()
+        return self.client.workers.emails.list(worker_id).emails[0].id
+
 
 @contextlib.contextmanager
 def opened(folder: Path) -> Generator[Scene]:
     """A scene for as long as the context lasts."""
-    environment = {"HANDINGER_EMAIL_DOMAIN": "workers.example.org"}
-    server = HandingerServer(folder / "data", environment=environment)
+    server = HandingerServer(folder / "data", environment=_MAIL)
     try:
         server.start()
         with Handinger(api_key=server.key, base_url=server.base_url) as client:

@@ -88,6 +88,8 @@ def test_the_example_in_the_help_of_each_command_runs(
     words = {"WORKER": scene.spare(), "TOKEN": "secret"}
     if "$SCHEDULE" in example:
         words |= {"WORKER": scene.worker.id, "SCHEDULE": scene.schedule()}
+    if "$EMAIL" in example:
+        words["EMAIL"] = scene.mail(words["WORKER"])
     if "$KEY_ID" in example:
         cli("keys", "create", "--name", "spare", "--quiet")
         words["KEY_ID"] = cli("keys", "list", "--transform", "#.id", "-r")[1].split('"')[-2]

@@ -47,7 +47,17 @@ EACH_FORMAT = {
         "--when '{type: delayed, delayInSeconds: 600}' --format {format}",
         "workers:schedules list $LATER --format {format}",
         "workers:schedules list $LATER --max-items 1 --format {format}",
+        "workers:schedules update $LATER $SCHEDULE --every 1d --pause --format {format}",
+        "workers:schedules retrieve $LATER $SCHEDULE --format {format}",
         "workers:schedules cancel $LATER $SCHEDULE --format {format}",
+    ],
+    "emails": [
+        "workers:emails list $MAILED --format {format}",
+        "workers:emails list $MAILED --max-items 1 {mails} --format {format}",
+    ],
+    "usage": [
+        "usage --group-by model --transform '{groupBy,keys:groups.#.key,balanceCredits}' "
+        "--format {format}",
     ],
     "administration": [
         "keys list --format {format}",
@@ -69,6 +79,13 @@ ONCE = {
         "workers retrieve-file $WORKER six.txt -o -",
         "workers retrieve-file $WORKER six.txt --output copy.txt",
         "workers retrieve-file $WORKER seven.txt",
+    ],
+    "retrieve_mail": [
+        "workers:emails list $MAILED --transform emails.#.subject",
+        "workers:emails retrieve $MAILED $EMAIL",
+        "workers:emails retrieve $MAILED $EMAIL -o mail.eml",
+        "workers:emails retrieve $MAILED $EMAIL -o missing/mail.eml",
+        "workers:emails retrieve $MAILED eml_00000000000000000000000000000000",
     ],
     "upload": [
         "workers create --input 'List your files.' --file notes.txt --file data/numbers.csv "
@@ -199,6 +216,7 @@ def test_a_transcript_is_as_it_was(
         # How a text is cut into deltas may differ from run to run.
         "type": "" if format == "pretty" else "--transform type",
         "these": THESE.get(format, "--transform workers.#.id"),
+        "mails": "--transform " + ("status" if format == "jsonl" else "emails.#.status"),
     }
     told = ""
     known: dict[str, str] = {}
@@ -240,6 +258,11 @@ def _filled(word: str, scene: Scene, known: dict[str, str]) -> str:
             return scene.spare()
         case "$LATER":
             return known.setdefault(word, scene.spare())
+        case "$MAILED":
+            known.setdefault("$EMAIL", scene.mail(worker := known.setdefault(word, scene.spare())))
+            return worker
+        case "$EMAIL":
+            return known[word]
         case "$SCHEDULE":
             return scene.client.workers.schedules.list(known["$LATER"]).schedules[0].id
         case "$KEY":
@@ -253,7 +276,7 @@ def _filled(word: str, scene: Scene, known: dict[str, str]) -> str:
 def _named(text: str, scene: Scene) -> str:
     """The text with names for what is never twice the same."""
     text = text.replace(scene.server.base_url, "http://SERVER").replace(scene.server.key, "$KEY")
-    text = text.replace(scene.server.key[-4:], "HINT")
+    text = text.replace(scene.server.key[-4:], "HINT").replace("\r\n", "\n")
     seen: dict[str, str] = {}
 
     def name(match: re.Match[str]) -> str:
@@ -263,7 +286,7 @@ def _named(text: str, scene: Scene) -> str:
 
     # A text in deltas is of one type, however many there are.
     text = re.sub(r"(\"?text-delta\"?\n(\.\.\.\n)?(---\n)?)+", r"\1", text)
-    text = re.sub(r"\b((?:wrk|trn|msg|sch|src|req|call|org|key)_)[0-9a-zA-Z]{8,}", name, text)
+    text = re.sub(r"\b((?:wrk|trn|msg|sch|src|req|call|org|key|eml)_)[0-9a-zA-Z]{8,}", name, text)
     for pattern, stands_for in (
         (r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)", "TIME"),
         (r"(created_at\W+)\d+", r"\1NUMBER"),

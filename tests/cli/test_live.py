@@ -22,6 +22,7 @@ from tests.sdk.stub import (
     Stub,
     events,
     frame,
+    raw,
     reply,
     turn_frames,
     worker,
@@ -235,6 +236,17 @@ def test_the_screen_is_whole_at_every_moment(stub: Stub, tmp_path: Path, columns
         assert "demo · 2 steps · 1,234 tokens · $0.0123 · 1 min 05 s" in whole
         assert f'continue: handinger workers continue {WORKER_ID} --input "..."' in whole
         assert sum("The last one" in line for line in shown) == 1
+
+
+def test_a_file_comes_with_a_bar_and_its_name_is_no_markup(stub: Stub, tmp_path: Path):
+    stub.on(f"{ONE}/files/a%5B/b%5D.txt", raw(b"x" * 2000))
+    terminal = in_terminal(
+        *("workers", "retrieve-file", WORKER_ID, "a[/b].txt", "-o", str(tmp_path / "copy")),
+        base_url=stub.url,
+    )
+    assert terminal.finish() == 0, terminal.text
+    assert f"Wrote {tmp_path / 'copy'} (2.0 kB)." in terminal.text
+    assert (tmp_path / "copy").read_bytes() == b"x" * 2000
 
 
 def test_ctrl_c_in_a_terminal_detaches_and_twice_cancels(stub: Stub):

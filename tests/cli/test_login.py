@@ -110,6 +110,35 @@ def test_two_servers_each_have_their_key(cli: Cli, stub: Stub):
         other.close()
 
 
+def test_a_file_that_others_can_read_is_told(cli: Cli, stub: Stub, home: Path):
+    stub.on(LIST, *[reply(PAGE)] * 3)
+    cli("login", "--base-url", stub.url, "--api-key", KEY)
+    assert cli("workers", "list")[2] == ""
+    path = home / "handinger" / "credentials.json"
+    path.chmod(0o640)
+    status, _, err = cli("workers", "list")
+    assert (status, KEY in err) == (0, False)
+    assert err.startswith(f"warning: other users of this machine may read the keys in {path}: ")
+    # The next login closes it.
+    stub.on(LIST, reply(PAGE), reply(PAGE))
+    cli("login", "--base-url", stub.url, "--api-key", KEY)
+    assert cli("workers", "list")[2] == ""
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    cli: Cli, stub: Stub, home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (home / "file").write_text("")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "file"))
+    stub.on(LIST, reply(PAGE), reply(PAGE))
+    status, _, err = cli("login", "--base-url", stub.url, "--api-key", KEY)
+    path = home / "file" / "handinger" / "credentials.json"
+    assert (status, err) == (2, f"error: {path} cannot be written: Not a directory.\n")
+    # Nothing kept is no obstacle to a key of the environment.
+    monkeypatch.setenv("HANDINGER_API_KEY", KEY)
+    assert cli("workers", "list", "--base-url", stub.url)[0] == 0
+
+
 def test_a_damaged_file_is_named_and_mended_by_the_next_login(cli: Cli, stub: Stub, home: Path):
     (home / "handinger").mkdir()
     (home / "handinger" / "credentials.json").write_text("{")

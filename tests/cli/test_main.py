@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 
 import pytest
+import yaml
 
 import handinger
 from tests.cli.conftest import Cli
@@ -85,6 +87,8 @@ def test_the_module_runs_too():
         (["workers", "create", "--input", "a", "--metadata", "[]"], "--metadata must be an object"),
         (["workers", "create", "--input", "@/no/such/file"], "/no/such/file cannot be read"),
         (["workers", "create", "--input", "a\udcff"], "not UTF-8"),
+        (["workers", "list", "--max-items", "0"], "--max-items must be at least 1"),
+        (["workers:schedules", "list", "wrk_1", "--max-items", "0"], "--max-items must be at"),
         # Nothing is between these slashes.
         (["workers", "retrieve", ""], "no part of an id"),
     ],
@@ -219,6 +223,64 @@ def test_output_that_cannot_be_written_is_told(stub: Stub):
     done = shell("handinger workers list > /dev/full", stub)
     assert done.returncode == 1
     assert done.stderr == "error: The output cannot be written: No space left on device.\n"
+
+
+# A title of the window, a cleared screen by one character (C1), text from right to left.
+STEERING = "a\x1b]0;title\x07b\x9b2Jc\u202ed é"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--format", "json"],
+        ["--format", "jsonl"],
+        ["--format", "yaml"],
+        ["--format", "raw"],
+        ["--format", "pretty"],
+        ["--transform", "output_text", "-r"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_model_wrote_cannot_steer_a_terminal_and_a_pipe_gets_all_of_it(
+    cli: Cli, stub: Stub, monkeypatch: pytest.MonkeyPatch, arguments: list[str], terminal: bool
+):
+    stub.on(ONE, reply(worker(output_text=STEERING)))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    status, out, _ = cli("workers", "retrieve", "wrk_1", *arguments)
+    assert status == 0
+    if terminal or "pretty" in arguments:
+        # What is left of commands are the styles of our own.
+        assert re.search("\x1b[^[]|[\x07\x9b\u202e]", out) is None
+    elif "-r" in arguments:
+        assert out == STEERING + "\n"
+    elif "yaml" in arguments:
+        assert yaml.safe_load(out)["output_text"] == STEERING
+    else:
+        assert json.loads(out)["output_text"] == STEERING
+
+
+def test_an_error_cannot_steer_a_terminal(cli: Cli, stub: Stub):
+    stub.on(ONE, reply({"error": f"It says {STEERING}.", "code": "x"}, 404))
+    status, _, err = cli("workers", "retrieve", "wrk_1")
+    assert (status, err) == (4, "error: It says a]0;titleb2Jcd é.\n")
+
+
+def test_pipes_carry_utf_8_whatever_the_locale(stub: Stub):
+    said = "é 😀"
+    stub.on("POST /api/workers", reply(worker(output_text=said)))
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = shell(f"printf %s '{said}' | handinger workers create --input -", stub, **ascii_only)
+    assert (done.returncode, json.loads(done.stdout)["output_text"]) == (0, said)
+    assert stub.requests[0].json["input"] == said
+
+
+@pytest.mark.parametrize("command", ["workers create --input -", "chat"])
+def test_input_that_is_no_text_is_told(stub: Stub, command: str):
+    done = shell(f"printf '\\377' | handinger {command}", stub, LC_ALL="C")
+    assert (done.returncode, done.stdout, stub.requests) == (2, "", [])
+    assert done.stderr.endswith("is not UTF-8 text.\n")
+    assert done.stderr.startswith("error: ")
 
 
 def test_a_user_without_a_home_can_work_and_not_log_in(

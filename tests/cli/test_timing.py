@@ -29,6 +29,10 @@ MADE = {
         (["--every", "2 d"], {"type": "interval", "intervalSeconds": 172_800}),
         (["--every", "1w"], {"type": "interval", "intervalSeconds": 604_800}),
         (["--at", "2030-05-01T09:00Z"], {"type": "scheduled", "date": "2030-05-01T09:00Z"}),
+        (
+            ["--at", "2030-05-01T09:00", "--timezone", "Europe/Berlin"],
+            {"type": "scheduled", "date": "2030-05-01T09:00", "timezone": "Europe/Berlin"},
+        ),
         (["--cron", "0 9 * * 1-5"], {"type": "cron", "cron": "0 9 * * 1-5"}),
         (
             ["--cron", "@daily", "--timezone", "Europe/Berlin"],
@@ -81,6 +85,59 @@ def test_what_says_no_time_is_refused(cli: Cli, stub: Stub, arguments: list[str]
     assert (status, out) == (2, "")
     assert expected.lower() in err.lower()
     assert stub.requests == []
+
+
+ONE = f"/api/workers/{WORKER_ID}/schedules/sch_1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        (["--pause"], {"paused": True}),
+        (["--resume"], {"paused": False}),
+        (["--every", "1h"], {"when": {"type": "interval", "intervalSeconds": 3600}}),
+        (["--input", "Go on.", "--budget", "low"], {"input": "Go on.", "budget": "low"}),
+    ],
+)
+def test_a_schedule_is_changed_by_what_is_given(
+    cli: Cli, stub: Stub, arguments: list[str], sent: dict[str, Any]
+):
+    stub.on(f"PATCH {ONE}", reply(MADE))
+    status, out, err = cli("workers:schedules", "update", WORKER_ID, "sch_1", *arguments)
+    assert (status, json.loads(out), err) == (0, MADE, "")
+    assert stub.requests[0].json == sent
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "Nothing is to change: give --input, --budget, --pause, --resume or --when, --at,"),
+        (["--pause", "--in", "1m", "--every", "1h"], "--in and --every exclude each other"),
+    ],
+)
+def test_a_change_that_changes_nothing_is_refused(
+    cli: Cli, stub: Stub, arguments: list[str], expected: str
+):
+    status, out, err = cli("workers:schedules", "update", WORKER_ID, "sch_1", *arguments)
+    assert (status, out, expected in err) == (2, "", True), err
+    assert stub.requests == []
+
+
+def test_what_came_of_a_schedule_is_told_to_a_person(cli: Cli, stub: Stub):
+    skipped = {"reason": "missed", "message": "No server ran.", "times": 3}
+    firings = [
+        {"dueAt": "2030-01-02T00:00:00Z", "firedAt": "", "turnId": None, "skipped": skipped},
+        {"dueAt": "2030-01-01T00:00:00Z", "firedAt": "", "turnId": "trn_1", "skipped": None},
+    ]
+    told = {**MADE, "paused": True, "firings": firings, "nextRuns": ["2030-01-03T00:00:00Z"]}
+    stub.on(f"GET {ONE}", reply(told))
+    _, out, _ = cli("workers:schedules", "retrieve", WORKER_ID, "sch_1", "--format", "pretty")
+    lines = [line.split() for line in out.splitlines()]
+    assert "paused" in lines[1]
+    assert lines[2][0] == "next:"
+    assert lines[4] == ["was", "due", "what", "came", "of", "it"]
+    assert lines[5][2:] == ["missed,", "3", "times:", "No", "server", "ran."]
+    assert lines[6][2:] == ["trn_1"]
 
 
 def test_schedules_are_listed_and_cancelled(cli: Cli, stub: Stub):

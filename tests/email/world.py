@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
 import itertools
 import smtplib
 import ssl
@@ -11,7 +9,6 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import httpx2
 import psycopg
@@ -23,6 +20,7 @@ from handinger.storage.embedded import EmbeddedPostgres
 from tests.email.sink import Sink
 from tests.support import preloaded
 from tests.support.dns_server import DnsServer
+from tests.support.inbound_mail import hand_in
 from tests.support.model_server import ModelServer
 from tests.support.server import HandingerServer, free_port
 
@@ -171,20 +169,15 @@ class World:
         signature: str | None = None,
     ) -> httpx2.Response:
         """Hand a mail in by HTTP, signed."""
-        query = urlencode(
-            [("from", sender), *(("to", one) for one in to), *([("ip", ip)] if ip else [])]
-        )
-        at = int(time.time() - age_s)
-        signed = f"{at}.{query}.".encode() + raw
-        digest = hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
-        return httpx2.post(
-            f"{self.server.base_url}/api/inbound-email?{query}",
-            content=raw,
-            headers={
-                "Content-Type": "message/rfc822",
-                "X-Handinger-Signature": f"t={at},v1={digest}" if signature is None else signature,
-            },
-            timeout=30,
+        return hand_in(
+            self.server.base_url,
+            raw,
+            to,
+            secret=secret,
+            sender=sender,
+            ip=ip,
+            age_s=age_s,
+            signature=signature,
         )
 
     def other_organization(self) -> httpx2.Client:

@@ -22,18 +22,7 @@ from tests.support.server import HandingerServer, free_port
 
 ROOT = Path(__file__).parents[2]
 
-PAGES = [
-    "docs/get-started.md",
-    "docs/workers.md",
-    "docs/streaming.md",
-    "docs/python.md",
-    "docs/http-api.md",
-    "docs/files.md",
-    "docs/budgets.md",
-    "docs/schedules.md",
-    "docs/email.md",
-    "docs/self-hosting.md",
-]
+GUIDES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 TIMEOUT_S = 100
@@ -68,6 +57,13 @@ def snippets(page: str) -> list[Snippet]:
     ]
 
 
+PAGES = [
+    page
+    for page in GUIDES
+    if any(snippet.language in ("bash", "python") for snippet in snippets(page))
+]
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandingerServer]:
     with Sink() as mail_server:
@@ -90,7 +86,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandingerServer
 def test_every_snippet_runs(page: str, server: HandingerServer, tmp_path: Path):
     found = snippets(page)
     run = [snippet for snippet in found if snippet.language in ("bash", "python")]
-    assert run, "no snippet was found"
     script = "".join(
         f"{snippet.command}\necho '{MARK}{place}'\n" for place, snippet in enumerate(run)
     )
@@ -116,7 +111,10 @@ def test_every_snippet_runs(page: str, server: HandingerServer, tmp_path: Path):
     assert done.returncode == 0, f"{page}:{failed.line}\n{failed.text}\n{done.stderr[-3000:]}"
     for snippet, output in zip(run, outputs, strict=False):
         expected = _expected_after(snippet, found)
-        if expected is not None:
+        if expected is None:
+            # curl is content with every answer.
+            assert '{"error":"' not in output, f"{page}:{snippet.line} printed\n{output}"
+        else:
             assert _pattern(expected).search(output), f"{page}:{snippet.line} printed\n{output}"
 
 
@@ -130,7 +128,22 @@ def _pattern(expected: str) -> re.Pattern[str]:
     return re.compile(".*?".join(pieces), re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES)
+def test_the_guides_have_snippets():
+    guides = [
+        "get-started",
+        "workers",
+        "streaming",
+        "files",
+        "budgets",
+        "schedules",
+        "email",
+        "self-hosting",
+    ]
+    others = ["self-hosting", "cli", "python", "http-api"]
+    assert {f"docs/{name}.md" for name in [*guides, *others]} <= set(PAGES)
+
+
+@pytest.mark.parametrize("page", GUIDES)
 def test_what_is_not_run_is_at_least_well_formed(page: str):
     for snippet in snippets(page):
         match snippet.language:

@@ -12,7 +12,7 @@ KEY = "hdg_live_" + "k" * 32
 
 
 class Face(Protocol):
-    """`client.workers`, whichever kind it is."""
+    """A client, whichever kind it is; methods are named as they are called on `client.workers`."""
 
     def __init__(self, base_url: str, **options: Any) -> None: ...
 
@@ -36,7 +36,7 @@ class SyncFace:
         self.client = Handinger(api_key=KEY, base_url=base_url, **options)
 
     def call(self, method: str, *args: Any, **params: Any) -> Any:
-        return method_of(self.client.workers, method)(*args, **params)
+        return method_of(self.client, method)(*args, **params)
 
     def collect(self, given: Any) -> list[Any]:
         return list(given)
@@ -55,7 +55,7 @@ class AsyncFace:
         self.client = AsyncHandinger(api_key=KEY, base_url=base_url, **options)
 
     def call(self, method: str, *args: Any, **params: Any) -> Any:
-        given = method_of(self.client.workers, method)(*args, **params)
+        given = method_of(self.client, method)(*args, **params)
         return self.runner.run(given) if asyncio.iscoroutine(given) else given
 
     def collect(self, given: Any) -> list[Any]:
@@ -76,6 +76,9 @@ class AsyncFace:
         self.runner.close()
 
 
-def method_of(workers: Any, path: str) -> Any:
-    """A method by its name, such as `retrieve` or `schedules.list`."""
-    return functools.reduce(getattr, path.split("."), workers)
+def method_of(client: Any, path: str) -> Any:
+    """A method by its name: `retrieve`, `schedules.list`, or of the client: `usage.retrieve`."""
+    names = path.split(".")
+    if names[0] not in ("usage", "email_settings"):
+        names.insert(0, "workers")
+    return functools.reduce(getattr, names, client)

@@ -44,7 +44,7 @@ class _Handler(BaseHTTPRequestHandler):
         assert isinstance(self.server, _Server)
         self.server.stub.next_answer(request)(self)
 
-    do_GET = do_POST = do_DELETE = answer
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
 
     def send_head(self, status: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from handinger.cli import following, output
-from handinger.cli.failures import ExitCode, TurnFailed
+from handinger.cli.failures import CommandError, ExitCode, TurnFailed
 from handinger.cli.following import Instruction, Place
 from handinger.cli.parameters import Budget, Given
 
@@ -77,13 +78,17 @@ class _Conversation:
 
     def read_lines(self) -> int:
         """With a program, until its last line; a turn that fails ends it."""
-        for line in sys.stdin:
-            if not line.strip():
-                continue
-            answer = self._instruction(line.strip()).ask(self._client)
+        for line in self._lines():
+            answer = self._instruction(line).ask(self._client)
             self._worker_id = answer.json().get("id")
             following.show_turn(answer, self._options)
         return ExitCode.OK
+
+    def _lines(self) -> Iterator[str]:
+        try:
+            yield from (line.strip() for line in sys.stdin if line.strip())
+        except UnicodeDecodeError as error:
+            raise CommandError("The standard input is not UTF-8 text.") from error
 
     def _ask(self) -> str | None:
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from handinger.cli import output
 from handinger.cli.failures import CommandError
 
 
@@ -50,6 +51,7 @@ def load() -> Credentials:
     except CommandError:
         return Credentials()
     try:
+        _warn_if_open_to_others(path)
         kept: object = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return Credentials()
@@ -66,6 +68,14 @@ def load() -> Credentials:
             url: key for url, key in known.items() if isinstance(url, str) and isinstance(key, str)
         },
     )
+
+
+def _warn_if_open_to_others(path: Path) -> None:
+    if path.stat().st_mode & 0o077:
+        output.note(
+            f"warning: other users of this machine may read the keys in {path}: "
+            f"chmod 600 {path}, and make new keys if some of them are not trusted."
+        )
 
 
 def save(credentials: Credentials) -> Path:

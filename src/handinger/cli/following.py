@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from handinger.cli import output, wording
+from handinger.cli import output
 from handinger.cli.failures import CommandError, ExitCode, TurnFailed
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def show_turn(answer: APIResponse[Worker], options: Options) -> int:
     error: Any = answer.json().get("error")
     if error is not None:
         what = f"{error.get('code')}: {error.get('message')}"
-        raise TurnFailed(wording.printable(what), code=error.get("code"))
+        raise TurnFailed(what, code=error.get("code"))
     return ExitCode.OK
 
 
@@ -221,13 +221,12 @@ def _print_events(events: EventStream, options: Options) -> int:
     raw = options.shape(streamed=True) == "raw" and not options.picks
     for event in events:
         if raw:
-            sys.stdout.write(f"id: {event.id}\n" if event.id else "")
-            sys.stdout.write("data: ")
+            output.write_text((f"id: {event.id}\n" if event.id else "") + "data: ")
         output.write(event.data, options, streamed=True)
         if raw:
-            sys.stdout.write("\n")
+            output.write_text("\n")
         if event.is_terminal:
             failure = str(event.data.get("errorText")) if event.type == "error" else None
     if failure is not None:
-        raise TurnFailed(wording.printable(failure))
+        raise TurnFailed(failure)
     return ExitCode.OK

@@ -65,7 +65,7 @@ def revoke(key_id: Annotated[str, Parameter(help="The key's id.")], *, org: Org 
         from handinger.cli import administration
 
         key = asyncio.run(administration.revoke_key(key_id, org))
-    output.note(f"Revoked {key.id} ({wording.printable(key.name)}).")
+    output.note(f"Revoked {key.id} ({key.name}).")
 
 
 def _columns(key: Key) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from handinger.cli.arguments import read_text
 from handinger.cli.examples import example
 from handinger.cli.failures import CommandError, ExitCode, describe, exit_code_of, record_of
 from handinger.cli.options import ErrorFormat, Format, Options
+from handinger.cli.wording import printable
 
 if TYPE_CHECKING:
     from handinger.sdk.errors import HandingerError
@@ -44,6 +45,17 @@ app.command(
     "handinger.cli.schedules:app",
     name="workers:schedules",
     help="Instructions that a worker gets by itself.",
+)
+app.command(
+    "handinger.cli.emails:app",
+    name="workers:emails",
+    help="What came to a worker by mail, and went.",
+)
+app.command(
+    "handinger.cli.usage:usage",
+    name="usage",
+    help="What your organization has used, and has left.",
+    help_epilogue=example("handinger usage --group-by model"),
 )
 app.command(
     "handinger.cli.chat:chat",
@@ -203,10 +215,7 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> None:
     """Run the command that the process was started with."""
     _open_missing_streams()
-    for stream in (sys.stdout, sys.stderr):
-        # What a model wrote may be unprintable in this encoding; that must not end a command.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    _set_encodings()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -215,6 +224,19 @@ def _open_missing_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _set_encodings() -> None:
+    """Programs write and read UTF-8, as JSON is, whatever the locale; a terminal has its own."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            terminal = stream.isatty()
+            if stream is sys.stdin:
+                errors = "replace" if terminal else "strict"
+            else:
+                # What a model wrote may be unprintable here; that must not end a command.
+                errors = "backslashreplace"
+            stream.reconfigure(encoding=None if terminal else "utf-8", errors=errors)
 
 
 def _discard_output() -> None:
@@ -243,5 +265,5 @@ def _fail(error: Exception, line: str, exit_code: ExitCode, format: ErrorFormat)
             indent = 2 if format == "json" else None
             record = record_of(error, exit_code)
             text = json.dumps(record, ensure_ascii=False, indent=indent) + "\n"
-    sys.stderr.write(text)
+    sys.stderr.write(printable(text))
     return exit_code

@@ -67,7 +67,7 @@ def add(
             )
         )
     output.note(
-        f"Added {server.name} ({wording.printable(server.target)}). "
+        f"Added {server.name} ({server.target}). "
         f"See whether it answers: handinger mcp check {server.name}"
     )
 
@@ -122,7 +122,7 @@ def remove(name: _Name, *, org: Org = None) -> None:
         from handinger.cli import administration
 
         asyncio.run(administration.remove_mcp_server(name, org))
-    output.note(f"Removed {wording.printable(name)}.")
+    output.note(f"Removed {name}.")
 
 
 def _pairs(given: tuple[str, ...], option: str) -> dict[str, str]:

@@ -1,4 +1,8 @@
-"""Prints answers for programs, as JSON or YAML, and notes beside them."""
+"""Prints answers for programs, as JSON or YAML, and notes beside them.
+
+A pipe gets every character as it is. A terminal gets none that could steer it, whatever the format:
+a model, a page or a file may have written it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+from handinger.cli.wording import printable
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -29,8 +35,11 @@ def show_answer(
 ) -> None:
     """The same for an answer of the server, whose bytes `raw` prints as they came."""
     if options.shape() == "raw" and not options.picks:
-        sys.stdout.buffer.write(answer.content + b"\n")
-        sys.stdout.buffer.flush()
+        if sys.stdout.isatty():
+            write_text(answer.content.decode(errors="replace") + "\n")
+        else:
+            sys.stdout.buffer.write(answer.content + b"\n")
+            sys.stdout.buffer.flush()
     else:
         show(answer.json(), options, pretty=pretty)
 
@@ -53,11 +62,11 @@ def write(value: JsonValue, options: Options, *, streamed: bool = False) -> None
     """
     value = options.pick(value)
     if options.raw_output and isinstance(value, str):
-        _write_text(value + "\n")
+        write_text(value + "\n")
         return
     match options.shape(streamed=streamed):
         case "yaml":
-            _write_text(("---\n" if streamed else "") + yaml_text(value))
+            write_text(("---\n" if streamed else "") + yaml_text(value))
         case "json" | "pretty":
             write_json(value, indent=2)
         case "jsonl" | "raw":
@@ -67,12 +76,18 @@ def write(value: JsonValue, options: Options, *, streamed: bool = False) -> None
 def write_json(value: JsonValue, *, indent: int | None = None) -> None:
     """One JSON document on the standard output, at once."""
     separators = None if indent else (",", ":")
-    _write_text(json.dumps(value, ensure_ascii=False, indent=indent, separators=separators) + "\n")
+    write_text(json.dumps(value, ensure_ascii=False, indent=indent, separators=separators) + "\n")
+
+
+def write_text(text: str) -> None:
+    """A part of the answer, at once."""
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
 
 
 def note(message: str) -> None:
     """A line for a person, which is no part of the answer."""
-    sys.stderr.write(message + "\n")
+    sys.stderr.write(printable(message) + "\n")
     sys.stderr.flush()
 
 
@@ -86,8 +101,3 @@ def yaml_text(value: JsonValue) -> str:
     import yaml
 
     return yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=100)
-
-
-def _write_text(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -17,9 +17,8 @@ Input: TypeAlias = Annotated[
         allow_leading_hyphen=True,
     ),
 ]
-Budget: TypeAlias = Annotated[
-    Literal["low", "standard", "high", "unlimited"], Parameter(help="The hard cap of a turn.")
-]
+BudgetName: TypeAlias = Literal["low", "standard", "high", "unlimited"]
+Budget: TypeAlias = Annotated[BudgetName, Parameter(help="The hard cap of a turn.")]
 IdempotencyKey: TypeAlias = Annotated[
     str | None, Parameter(help="The same key within 24 hours joins the first request.")
 ]

@@ -45,8 +45,8 @@ def show_workers(page: WorkerPage) -> None:
     table = Table("worker", "status", "age", "USD", "answer", box=None, pad_edge=False)
     for worker in page.workers:
         table.add_row(
-            printable(worker.id),
-            worker.status if worker.error is None else "failed",
+            Text(printable(worker.id)),
+            Text(printable(worker.status if worker.error is None else "failed")),
             Text("" if worker.created_at is None else age(worker.created_at), no_wrap=True),
             money(worker.usage.cost_usd) if worker.usage else "",
             Text(one_line(worker.output_text), no_wrap=True, overflow="ellipsis"),
@@ -86,9 +86,16 @@ def show_files(worker: Worker) -> None:
 @contextmanager
 def progress(name: str) -> Generator[Callable[[int, int | None], None]]:
     """A bar on the error output; gives what is to be called with the bytes so far and in all."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TransferSpeedColumn,
+    )
 
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    named = TextColumn("{task.description}", markup=False)
+    columns = (named, BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=stderr(), transient=True) as bar:
         task = bar.add_task(one_line(name, limit=40), total=None)
 
@@ -143,7 +150,7 @@ def rows(table: Iterable[tuple[str, ...]], *titles: str) -> Table:
     listed = list(table)
     made = Table(*titles, box=None, pad_edge=False, show_header=bool(titles))
     for row in listed:
-        made.add_row(*(Text(printable(cell)) for cell in row))
+        made.add_row(*(Text(one_line(cell, limit=1000)) for cell in row))
     _show_whole(made, [row[0] for row in listed])
     return made
 
@@ -157,7 +164,7 @@ def _show_whole(table: Table, ids: Sequence[str]) -> None:
 
 def _file_line(file: File) -> Text:
     line = Text("file  ", style="dim")
-    name = printable(file.filename or "(unnamed)")
+    name = one_line(file.filename or "(unnamed)", limit=1000)
     line.append(name, style=Style(dim=False, bold=True, link=printable(file.url) or None))
     line.append(f"  {bytes_size(file.size)}  {printable(file.url)}")
     return line

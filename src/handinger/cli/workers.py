@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from cyclopts import App, Parameter
 
-from handinger.cli import following, output, wording
+from handinger.cli import contents, following, output, wording
 from handinger.cli.arguments import read_mapping
 from handinger.cli.examples import example
-from handinger.cli.failures import CommandError
 from handinger.cli.following import Instruction, Place
+from handinger.cli.listing import Listing
 from handinger.cli.parameters import (
     Budget,
     Cursor,
@@ -26,16 +25,10 @@ from handinger.cli.parameters import (
 )
 
 if TYPE_CHECKING:
-    from handinger.cli.options import Options
-    from handinger.sdk.answers import FileContent
-    from handinger.sdk.caller import APIResponse
     from handinger.sdk.client import Handinger
-    from handinger.sdk.models import JsonObject
     from handinger.sdk.operations import CreateParams
 
 app = App(name="workers", help_format="plaintext")
-
-_LARGEST_PAGE = 100
 
 Stream: TypeAlias = Annotated[
     bool | None,
@@ -133,7 +126,7 @@ def list_(
 ) -> None:
     """List workers, newest first."""
     with options.client() as client:
-        listing = _Listing("workers", limit, cursor, max_items, options)
+        listing = Listing("workers", limit, cursor, max_items, options)
         page = listing.show(
             lambda limit, cursor: client.workers.with_raw_response.list(
                 limit=limit, cursor=cursor, status=status
@@ -157,7 +150,7 @@ def turns(
 ) -> None:
     """List the turns of a worker, newest first."""
     with options.client() as client:
-        listing = _Listing("turns", limit, cursor, max_items, options)
+        listing = Listing("turns", limit, cursor, max_items, options)
         page = listing.show(
             lambda limit, cursor: client.workers.with_raw_response.turns(
                 worker_id, limit=limit, cursor=cursor
@@ -208,9 +201,7 @@ def delete(worker_id: WorkerId, *, options: Given) -> None:
     """Remove a worker, its conversation and its files."""
     with options.client() as client:
         answer = client.workers.with_raw_response.delete(worker_id)
-    output.show_answer(
-        answer, options, pretty=lambda: output.note(f"Deleted {wording.printable(worker_id)}.")
-    )
+    output.show_answer(answer, options, pretty=lambda: output.note(f"Deleted {worker_id}."))
 
 
 @app.command(help_epilogue=example('handinger workers retrieve-email "$WORKER" -r'))
@@ -219,7 +210,7 @@ def retrieve_email(worker_id: WorkerId, *, options: Given) -> None:
     with options.client() as client:
         answer = client.workers.with_raw_response.retrieve_email(worker_id)
     output.show_answer(
-        answer, options, pretty=lambda: sys.stdout.write(wording.printable(answer.json()) + "\n")
+        answer, options, pretty=lambda: output.write_text(wording.printable(answer.json()) + "\n")
     )
 
 
@@ -230,80 +221,23 @@ def retrieve_file(
     worker_id: WorkerId,
     file_path: Annotated[str, Parameter(help="The file's path in the worker's workspace.")],
     *,
-    target: Annotated[
-        Path | None, Parameter(name=("--output", "-o"), help="Write it here, not to the output.")
-    ] = None,
+    target: contents.Target = None,
     options: Given,
 ) -> None:
     """Fetch a file of a worker."""
     with options.client() as client:
-        if target is not None and str(target) != "@-":
+        if target is not None and contents.is_file(target):
             _download(client, worker_id, file_path, target)
-        elif target is None and sys.stdout.isatty():
-            _print_text(client.workers.retrieve_file(file_path, worker_id=worker_id))
+        elif contents.is_for_a_person(target):
+            file = client.workers.retrieve_file(file_path, worker_id=worker_id)
+            contents.print_text(file.content)
         else:
             client.workers.download_file(file_path, worker_id=worker_id, to=sys.stdout.buffer)
             sys.stdout.buffer.flush()
 
 
-class _Listing:
-    """One page, or with `--max-items` as many as it takes."""
-
-    def __init__(
-        self,
-        name: str,
-        limit: int | None,
-        cursor: str | None,
-        max_items: int | None,
-        options: Options,
-    ) -> None:
-        if max_items is not None and max_items < 1:
-            raise CommandError("--max-items must be at least 1.")
-        self._name = name
-        self._limit = limit
-        self._cursor = cursor
-        self._left = max_items
-        self._options = options
-
-    def show(
-        self, fetch: Callable[[int | None, str | None], APIResponse[Any]]
-    ) -> JsonObject | None:
-        """Print the items; gives one page with all of them if a person is to see it instead."""
-        shape = self._options.shape()
-        items: list[Any] = []
-        while True:
-            answer = fetch(self._page_size(), self._cursor)
-            page = answer.json()
-            found, self._cursor = page.get(self._name, []), page.get("nextCursor")
-            if shape == "jsonl":
-                for item in found:
-                    output.write(item, self._options)
-            items += found
-            if self._left is not None:
-                self._left -= len(found)
-            if not self._left or self._cursor is None or not found:
-                break
-        whole: JsonObject = {self._name: items, "nextCursor": self._cursor}
-        if shape == "pretty" and not self._options.picks:
-            return whole
-        if shape != "jsonl":
-            output.write(whole, self._options)
-        return None
-
-    def _page_size(self) -> int | None:
-        if self._left is None:
-            return self._limit
-        return min(self._left, self._limit or _LARGEST_PAGE)
-
-
-def _print_text(file: FileContent) -> None:
-    if b"\0" in file.content:
-        raise CommandError("The file is not text; use --output FILE.")
-    sys.stdout.write(wording.printable(file.content.decode(errors="replace")))
-
-
 def _download(client: Handinger, worker_id: str, file_path: str, target: Path) -> None:
-    try:
+    with contents.writing(target):
         if sys.stderr.isatty():
             from handinger.cli.pretty import progress
 
@@ -313,6 +247,4 @@ def _download(client: Handinger, worker_id: str, file_path: str, target: Path) -
                 )
         else:
             done = client.workers.download_file(file_path, worker_id=worker_id, to=target)
-    except OSError as error:
-        raise CommandError(f"{target} cannot be written: {error.strerror}.") from error
-    output.note(f"Wrote {target} ({wording.bytes_size(done.size)}).")
+    contents.told(target, done.size)

@@ -20,7 +20,7 @@ M = TypeVar("M", bound="ApiObject")
 
 @dataclass(frozen=True, slots=True)
 class FileContent:
-    """A file of a worker's workspace, whole."""
+    """A file of a worker's workspace, or a mail, whole."""
 
     content: bytes
     media_type: str
@@ -57,6 +57,9 @@ read_deletion = _reader(lambda: _models().Deletion)
 read_cancellation = _reader(lambda: _models().Cancellation)
 read_budgets = _reader(lambda: _models().BudgetList)
 read_schedules = _reader(lambda: _models().WorkerSchedules)
+read_usage_report = _reader(lambda: _models().UsageReport)
+read_email_settings = _reader(lambda: _models().EmailSettings)
+read_email_page = _reader(lambda: _models().EmailPage)
 
 
 def read_schedule(response: httpx2.Response) -> WorkerSchedule:

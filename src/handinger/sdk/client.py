@@ -11,9 +11,16 @@ from typing import Self
 import httpx2
 
 from handinger._version import __version__
+from handinger.sdk.caller import AsyncCaller, Caller
 from handinger.sdk.drivers import AsyncDriver, Driver, Origin
 from handinger.sdk.errors import HandingerError, MissingAPIKeyError
 from handinger.sdk.exchange import Attempts
+from handinger.sdk.organization import (
+    AsyncOrganizationEmailSettings,
+    AsyncOrganizationUsage,
+    OrganizationEmailSettings,
+    OrganizationUsage,
+)
 from handinger.sdk.workers import AsyncWorkers, Workers
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
@@ -84,7 +91,11 @@ class Handinger:
             trust_env=connection.trust_env,
             verify=connection.verify,
         )
-        self.workers = Workers(Driver(self._http, connection.origin), connection.attempts)
+        driver = Driver(self._http, connection.origin)
+        self.workers = Workers(driver, connection.attempts)
+        caller = Caller(driver, connection.attempts)
+        self.usage = OrganizationUsage(caller)
+        self.email_settings = OrganizationEmailSettings(caller)
 
     def close(self) -> None:
         """Close the connections."""
@@ -122,7 +133,11 @@ class AsyncHandinger:
             trust_env=connection.trust_env,
             verify=connection.verify,
         )
-        self.workers = AsyncWorkers(AsyncDriver(self._http, connection.origin), connection.attempts)
+        driver = AsyncDriver(self._http, connection.origin)
+        self.workers = AsyncWorkers(driver, connection.attempts)
+        caller = AsyncCaller(driver, connection.attempts)
+        self.usage = AsyncOrganizationUsage(caller)
+        self.email_settings = AsyncOrganizationEmailSettings(caller)
 
     async def close(self) -> None:
         """Close the connections."""

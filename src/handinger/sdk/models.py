@@ -30,6 +30,7 @@ JsonObject: TypeAlias = dict[str, JsonValue]
 Budget: TypeAlias = Literal["low", "standard", "high", "unlimited"]
 WorkerStatus: TypeAlias = Literal["pending", "running", "completed"]
 TurnSource: TypeAlias = Literal["api", "schedule", "email", "agent"]
+UsageGrouping: TypeAlias = Literal["day", "worker", "model"]
 
 
 class ApiObject(BaseModel):
@@ -57,7 +58,7 @@ class Costs(ApiObject):
     internal_cost_usd: Annotated[float, Field(alias="internalCostUsd")] = 0.0
 
 
-class Usage(ApiObject):
+class UsageTotals(ApiObject):
     """What was used; `steps` are model calls."""
 
     input_tokens: Annotated[int, Field(alias="inputTokens")] = 0
@@ -68,6 +69,11 @@ class Usage(ApiObject):
     total_tokens: Annotated[int, Field(alias="totalTokens")] = 0
     steps: int = 0
     cost_usd: Annotated[float, Field(alias="costUsd")] = 0.0
+
+
+class Usage(UsageTotals):
+    """What one turn or one worker used, with what is counted for each turn."""
+
     credits: int = 0
     duration_ms: Annotated[int, Field(alias="durationMs")] = 0
 
@@ -313,6 +319,68 @@ class BudgetList(ApiObject):
     budgets: list[BudgetCaps] = []
 
 
+class UsageSums(ApiObject):
+    """What was used and what it cost."""
+
+    costs: Costs = Field(default_factory=Costs)
+    usage: UsageTotals = Field(default_factory=UsageTotals)
+
+
+class UsageGroup(UsageSums):
+    """One day, worker or model, as its `key` says."""
+
+    key: str = ""
+
+
+class UsageReport(ApiObject):
+    """What an organization has used in a span of time, and what it has left.
+
+    What is not limited is None.
+    """
+
+    from_: Annotated[str, Field(alias="from")] = ""
+    to: str = ""
+    group_by: Annotated[UsageGrouping | str, Field(alias="groupBy")] = "day"
+    groups: list[UsageGroup] = []
+    total: UsageSums = Field(default_factory=UsageSums)
+    balance_credits: Annotated[int | None, Field(alias="balanceCredits")] = None
+    monthly_cap_usd: Annotated[float | None, Field(alias="monthlyCapUsd")] = None
+    month_usd: Annotated[float | None, Field(alias="monthUsd")] = None
+
+
+class EmailSettings(ApiObject):
+    """Whose mail the workers of an organization take, and to whom they may write."""
+
+    allow: list[str] = []
+    is_default: Annotated[bool, Field(alias="isDefault")] = False
+
+
+class Email(ApiObject):
+    """A mail that came in or went out."""
+
+    id: str
+    direction: Literal["in", "out"] | str = "in"
+    status: str = ""
+    from_: Annotated[str, Field(alias="from")] = ""
+    to: str = ""
+    subject: str = ""
+    message_id: Annotated[str | None, Field(alias="messageId")] = None
+    turn_id: Annotated[str | None, Field(alias="turnId")] = None
+    size: int | None = None
+    attempts: int | None = None
+    error: str | None = None
+    verdict: JsonObject | None = None
+    created_at: Annotated[str | None, Field(alias="createdAt")] = None
+    delivered_at: Annotated[str | None, Field(alias="deliveredAt")] = None
+
+
+class EmailPage(ApiObject):
+    """Some mails of a worker, newest first."""
+
+    emails: list[Email] = []
+    next_cursor: Annotated[str | None, Field(alias="nextCursor")] = None
+
+
 class Deletion(ApiObject):
     """What a delete answers."""
 
@@ -325,10 +393,28 @@ class Cancellation(ApiObject):
     cancelled: bool = False
 
 
+class SkippedFiring(ApiObject):
+    """Why no turn came of a time at which a schedule was due, or of so many in a row."""
+
+    reason: str = ""
+    message: str = ""
+    times: int = 1
+
+
+class Firing(ApiObject):
+    """What came of a time at which a schedule was due: a turn, or a reason why not."""
+
+    due_at: Annotated[str, Field(alias="dueAt")] = ""
+    fired_at: Annotated[str, Field(alias="firedAt")] = ""
+    turn_id: Annotated[str | None, Field(alias="turnId")] = None
+    skipped: SkippedFiring | None = None
+
+
 class Schedule(ApiObject):
     """When a worker gets an instruction by itself.
 
-    The classes below are the known types, this one stands for others.
+    The classes below are the known types, this one stands for others. `created_at` and what follows
+    are told of a schedule that is retrieved by itself.
     """
 
     id: str
@@ -338,6 +424,11 @@ class Schedule(ApiObject):
     next_run_at: Annotated[str | None, Field(alias="nextRunAt")] = None
     # Why the server cannot fire it.
     error: str | None = None
+    paused: bool = False
+    created_at: Annotated[str | None, Field(alias="createdAt")] = None
+    created_by: Annotated[Literal["api", "agent"] | str | None, Field(alias="createdBy")] = None
+    firings: list[Firing] = []
+    next_runs: Annotated[list[str], Field(alias="nextRuns")] = []
 
 
 class ScheduledSchedule(Schedule):

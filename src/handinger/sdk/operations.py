@@ -23,9 +23,13 @@ if TYPE_CHECKING:
         BudgetList,
         Cancellation,
         Deletion,
+        EmailPage,
+        EmailSettings,
         JsonObject,
         Turn,
         TurnPage,
+        UsageGrouping,
+        UsageReport,
         Worker,
         WorkerPage,
         WorkerSchedule,
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     )
 
 _WORKERS = "/api/workers"
+_EMAIL_SETTINGS = "/api/email-settings"
 _EVENT_STREAM = {"accept": "text/event-stream"}
 
 
@@ -45,7 +50,7 @@ class RequestOptions(TypedDict, total=False):
     extra_query: Mapping[str, str] | None
     """Added to the URL."""
     extra_body: Mapping[str, JsonValue] | None
-    """Added to the JSON object of a POST."""
+    """Added to the JSON object that is sent."""
     timeout: Timeout
     """How long the server may be silent, in seconds; the client's own limit by default."""
 
@@ -83,11 +88,12 @@ class RunOptions(PostOptions, total=False):
     metadata: Mapping[str, JsonValue] | None
 
 
-class ScheduledWhen(TypedDict):
-    """Once, at a date; text without an offset is UTC."""
+class ScheduledWhen(TypedDict, total=False):
+    """Once, at a date; one without an offset is in the timezone, UTC unless there is one."""
 
-    type: Literal["scheduled"]
-    date: str | datetime.datetime
+    type: Required[Literal["scheduled"]]
+    date: Required[str | datetime.datetime]
+    timezone: str
 
 
 class DelayedWhen(TypedDict):
@@ -113,6 +119,8 @@ class IntervalWhen(TypedDict):
 
 
 When: TypeAlias = "ScheduledWhen | DelayedWhen | CronWhen | IntervalWhen"
+# ISO 8601 if it is a text; in UTC if it has no offset.
+Moment: TypeAlias = "str | datetime.date | datetime.datetime"
 _WIRE_NAMES = {"delay_in_seconds": "delayInSeconds", "interval_seconds": "intervalSeconds"}
 
 
@@ -254,12 +262,91 @@ def create_schedule(
     return Operation(_post(_schedules(worker_id), body, **options), answers.read_schedule)
 
 
+def retrieve_schedule(
+    worker_id: str, schedule_id: str, **options: Unpack[RequestOptions]
+) -> Operation[WorkerSchedule]:
+    """A schedule, with its last firings and its next times."""
+    request = _request("GET", _schedule(worker_id, schedule_id), **options)
+    return Operation(request, answers.read_schedule)
+
+
+def update_schedule(
+    worker_id: str,
+    schedule_id: str,
+    *,
+    input: str | None = None,
+    when: When | Mapping[str, JsonValue] | None = None,
+    budget: Budget | None = None,
+    paused: bool | None = None,
+    **options: Unpack[RequestOptions],
+) -> Operation[WorkerSchedule]:
+    """What is given changes, the rest stays."""
+    timing = None if when is None else _when(when)
+    changes: JsonObject = {"input": input, "when": timing, "budget": budget, "paused": paused}
+    body: JsonObject = {name: value for name, value in changes.items() if value is not None}
+    request = _request("PATCH", _schedule(worker_id, schedule_id), body=body, **options)
+    return Operation(request, answers.read_schedule)
+
+
 def cancel_schedule(
     worker_id: str, schedule_id: str, **options: Unpack[RequestOptions]
 ) -> Operation[Cancellation]:
     """Nothing fires any more."""
-    path = f"{_schedules(worker_id)}/{_segment(schedule_id)}"
-    return Operation(_request("DELETE", path, **options), answers.read_cancellation)
+    request = _request("DELETE", _schedule(worker_id, schedule_id), **options)
+    return Operation(request, answers.read_cancellation)
+
+
+def list_emails(
+    worker_id: str,
+    *,
+    limit: int | None = None,
+    cursor: str | None = None,
+    **options: Unpack[RequestOptions],
+) -> Operation[EmailPage]:
+    """The mails of a worker, newest first."""
+    query = _query(limit=limit, cursor=cursor)
+    request = _request("GET", f"{_worker(worker_id)}/emails", query=query, **options)
+    return Operation(request, answers.read_email_page)
+
+
+def retrieve_original(
+    worker_id: str, email_id: str, **options: Unpack[RequestOptions]
+) -> Operation[FileContent]:
+    """A mail that came in, as it came."""
+    path = f"{_worker(worker_id)}/emails/{_segment(email_id)}"
+    return Operation(_request("GET", path, headers={"accept": "*/*"}, **options), answers.read_file)
+
+
+def retrieve_usage(
+    *,
+    from_: Moment | None = None,
+    to: Moment | None = None,
+    group_by: UsageGrouping | None = None,
+    **options: Unpack[RequestOptions],
+) -> Operation[UsageReport]:
+    """What the organization has used, and what it has left."""
+    query = _query(groupBy=group_by) | {
+        name: moment if isinstance(moment, str) else moment.isoformat()
+        for name, moment in (("from", from_), ("to", to))
+        if moment is not None
+    }
+    return Operation(
+        _request("GET", "/api/usage", query=query, **options), answers.read_usage_report
+    )
+
+
+def retrieve_email_settings(**options: Unpack[RequestOptions]) -> Operation[EmailSettings]:
+    """Whose mail is taken."""
+    return Operation(_request("GET", _EMAIL_SETTINGS, **options), answers.read_email_settings)
+
+
+def update_email_settings(
+    *, allow: Iterable[str] | None, **options: Unpack[RequestOptions]
+) -> Operation[EmailSettings]:
+    """The list, replaced; None returns to the server's."""
+    body: JsonObject = {"allow": None if allow is None else list(allow)}
+    request = _request("PUT", _EMAIL_SETTINGS, body=body, **options)
+    return Operation(request, answers.read_email_settings)
 
 
 def stream_updates(
@@ -349,6 +436,10 @@ def _worker(worker_id: str) -> str:
 
 def _schedules(worker_id: str) -> str:
     return f"{_worker(worker_id)}/schedules"
+
+
+def _schedule(worker_id: str, schedule_id: str) -> str:
+    return f"{_schedules(worker_id)}/{_segment(schedule_id)}"
 
 
 def _segment(value: str) -> str:

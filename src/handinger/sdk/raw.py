@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from handinger.sdk.caller import APIResponse
 
 if TYPE_CHECKING:
+    from handinger.sdk.emails import AsyncEmails, Emails
+    from handinger.sdk.organization import (
+        AsyncOrganizationEmailSettings,
+        AsyncOrganizationUsage,
+        OrganizationEmailSettings,
+        OrganizationUsage,
+    )
     from handinger.sdk.schedules import AsyncSchedules, Schedules
     from handinger.sdk.workers import AsyncWorkers, Workers
 
@@ -31,6 +38,7 @@ class WorkersWithRawResponse:
         self.retrieve_email = _raw(workers.retrieve_email)
         self.retrieve_file = _raw(workers.retrieve_file)
         self.schedules = workers.schedules.with_raw_response
+        self.emails = workers.emails.with_raw_response
 
 
 class SchedulesWithRawResponse:
@@ -39,7 +47,32 @@ class SchedulesWithRawResponse:
     def __init__(self, schedules: Schedules) -> None:
         self.list = _raw(schedules.list)
         self.create = _raw(schedules.create)
+        self.retrieve = _raw(schedules.retrieve)
+        self.update = _raw(schedules.update)
         self.cancel = _raw(schedules.cancel)
+
+
+class EmailsWithRawResponse:
+    """The same, with answers as they came."""
+
+    def __init__(self, emails: Emails) -> None:
+        self.list = _raw(emails.list)
+        self.retrieve = _raw(emails.retrieve)
+
+
+class UsageWithRawResponse:
+    """The same, with answers as they came."""
+
+    def __init__(self, usage: OrganizationUsage) -> None:
+        self.retrieve = _raw(usage.retrieve)
+
+
+class EmailSettingsWithRawResponse:
+    """The same, with answers as they came."""
+
+    def __init__(self, email_settings: OrganizationEmailSettings) -> None:
+        self.retrieve = _raw(email_settings.retrieve)
+        self.update = _raw(email_settings.update)
 
 
 class AsyncWorkersWithRawResponse:
@@ -58,6 +91,7 @@ class AsyncWorkersWithRawResponse:
         self.retrieve_email = _async_raw(workers.retrieve_email)
         self.retrieve_file = _async_raw(workers.retrieve_file)
         self.schedules = workers.schedules.with_raw_response
+        self.emails = workers.emails.with_raw_response
 
 
 class AsyncSchedulesWithRawResponse:
@@ -66,7 +100,32 @@ class AsyncSchedulesWithRawResponse:
     def __init__(self, schedules: AsyncSchedules) -> None:
         self.list = _async_raw(schedules.list)
         self.create = _async_raw(schedules.create)
+        self.retrieve = _async_raw(schedules.retrieve)
+        self.update = _async_raw(schedules.update)
         self.cancel = _async_raw(schedules.cancel)
+
+
+class AsyncEmailsWithRawResponse:
+    """The same under asyncio, with answers as they came."""
+
+    def __init__(self, emails: AsyncEmails) -> None:
+        self.list = _async_raw(emails.list)
+        self.retrieve = _async_raw(emails.retrieve)
+
+
+class AsyncUsageWithRawResponse:
+    """The same under asyncio, with answers as they came."""
+
+    def __init__(self, usage: AsyncOrganizationUsage) -> None:
+        self.retrieve = _async_raw(usage.retrieve)
+
+
+class AsyncEmailSettingsWithRawResponse:
+    """The same under asyncio, with answers as they came."""
+
+    def __init__(self, email_settings: AsyncOrganizationEmailSettings) -> None:
+        self.retrieve = _async_raw(email_settings.retrieve)
+        self.update = _async_raw(email_settings.update)
 
 
 def _raw(method: Callable[P, T]) -> Callable[P, APIResponse[T]]:

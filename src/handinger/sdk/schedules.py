@@ -48,6 +48,36 @@ class Schedules:
             operations.create_schedule(worker_id, input=input, when=when, budget=budget, **options)
         )
 
+    def retrieve(
+        self, schedule_id: str, *, worker_id: str, **options: Unpack[RequestOptions]
+    ) -> WorkerSchedule:
+        """The schedule as of now, with its last firings and its next times."""
+        return self._call(operations.retrieve_schedule(worker_id, schedule_id, **options))
+
+    def update(
+        self,
+        schedule_id: str,
+        *,
+        worker_id: str,
+        input: str | None = None,
+        when: When | Mapping[str, JsonValue] | None = None,
+        budget: Budget | None = None,
+        paused: bool | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> WorkerSchedule:
+        """Change what is given, from now on; pause it, or let it go on."""
+        return self._call(
+            operations.update_schedule(
+                worker_id,
+                schedule_id,
+                input=input,
+                when=when,
+                budget=budget,
+                paused=paused,
+                **options,
+            )
+        )
+
     def cancel(
         self, schedule_id: str, *, worker_id: str, **options: Unpack[RequestOptions]
     ) -> Cancellation:
@@ -81,6 +111,34 @@ class AsyncSchedules:
     ) -> WorkerSchedule:
         return await self._call(
             operations.create_schedule(worker_id, input=input, when=when, budget=budget, **options)
+        )
+
+    async def retrieve(
+        self, schedule_id: str, *, worker_id: str, **options: Unpack[RequestOptions]
+    ) -> WorkerSchedule:
+        return await self._call(operations.retrieve_schedule(worker_id, schedule_id, **options))
+
+    async def update(
+        self,
+        schedule_id: str,
+        *,
+        worker_id: str,
+        input: str | None = None,
+        when: When | Mapping[str, JsonValue] | None = None,
+        budget: Budget | None = None,
+        paused: bool | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> WorkerSchedule:
+        return await self._call(
+            operations.update_schedule(
+                worker_id,
+                schedule_id,
+                input=input,
+                when=when,
+                budget=budget,
+                paused=paused,
+                **options,
+            )
         )
 
     async def cancel(

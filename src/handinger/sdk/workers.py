@@ -12,6 +12,7 @@ from handinger.sdk.binding import Binding
 from handinger.sdk.caller import AsyncCaller, Caller
 from handinger.sdk.downloads import Download, Progress, Target
 from handinger.sdk.drivers import AsyncDriver, Driver
+from handinger.sdk.emails import AsyncEmails, Emails
 from handinger.sdk.exchange import Attempts
 from handinger.sdk.operations import (
     ContinueParams,
@@ -55,6 +56,7 @@ class Workers:
         self._binding = Binding(driver, attempts)
         self._call = caller.call
         self.schedules = Schedules(caller)
+        self.emails = Emails(caller)
 
     @cached_property
     def with_raw_response(self) -> WorkersWithRawResponse:
@@ -281,6 +283,7 @@ class AsyncWorkers:
         self._binding = Binding(driver, attempts)
         self._call = caller.call
         self.schedules = AsyncSchedules(caller)
+        self.emails = AsyncEmails(caller)
 
     @cached_property
     def with_raw_response(self) -> AsyncWorkersWithRawResponse:
