@@ -166,6 +166,8 @@ def _show_one(schedule: dict[str, Any]) -> None:
 
     _show_all([schedule])
     console = pretty.stdout()
+    if error := schedule.get("error"):
+        console.print(wording.printable(f"error: {error}"), style="bold red", markup=False)
     if following := schedule.get("nextRuns"):
         console.print("next: " + ", ".join(map(_moment, following)), style="dim")
     told: list[dict[str, Any]] = schedule.get("firings") or []
