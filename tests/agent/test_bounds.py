@@ -7,10 +7,13 @@ each byte as one.
 from pathlib import Path
 
 import pytest
+from pydantic_ai import RunContext, Tool, ToolReturn
 from pydantic_ai import exceptions as ai_errors
-from tests.support.spending import ONLY_MONEY, Answer, Stage, stage
+from tests.support.spending import LOOK, ONLY_MONEY, Answer, Stage, stage
 
 from handinger import prices
+from handinger.agent.tools.context import ToolContext
+from handinger.files import Workspace
 from handinger.ids import WorkerId
 from handinger.storage.embedded import EmbeddedPostgres
 
@@ -75,3 +78,42 @@ async def test_what_another_model_counted_is_not_believed(
         await here.run("high", worker=WorkerId(first["worker_id"]))
     assert len(here.calls) == 3
     assert _is_bounded(here)
+
+
+@pytest.mark.parametrize("is_loaded_at_once", [True, False])
+async def test_a_call_without_a_picture_bounds_none_with_it(
+    postgres: EmbeddedPostgres,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_loaded_at_once: bool,
+):
+    """It could not be loaded for the call whose input was counted."""
+    answers = [Answer(calls=[("show", {})], output_tokens=10), FEW, Answer("Done.")]
+    loads: list[str] = []
+
+    async def load(workspace: Workspace, sha256: str) -> bytes:
+        loads.append(sha256)
+        if not is_loaded_at_once and len(loads) == 1:
+            raise OSError("The disk is away.")
+        return b"GIF89a"
+
+    monkeypatch.setattr(Workspace, "load", load)
+
+    async def show(ctx: RunContext[ToolContext]) -> ToolReturn:
+        """Show a picture."""
+        named = {"sha256": "0" * 64, "mediaType": "image/gif", "turn": ctx.deps.turn.id}
+        return ToolReturn("Here it is.", metadata={"picture": named})
+
+    async with stage(
+        postgres,
+        tmp_path,
+        lambda n: answers[n - 1],
+        tools=[LOOK, Tool(show)],
+        budgets=ONLY_MONEY,
+        image_input=True,
+    ) as here:
+        turn = await here.run("high")
+    assert (turn["error"], len(here.calls), len(loads)) == (None, 3, 2)
+    reserved = here.calls[-1].reserved_input
+    assert reserved is not None
+    assert (reserved >= 50_000) is not is_loaded_at_once

@@ -140,3 +140,29 @@ async def test_without_a_count_that_can_be_believed_the_bytes_decide(
         await here.run("low", input=LONG)
     # After a failure it is not asked again for a while.
     assert len(provider.counted) == (2 if provider.count == 5 else 1)
+
+
+async def test_a_call_that_ends_while_the_provider_counts_it_costs_nothing(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    """It was not sent yet; the time for it is over."""
+    provider = CountingProvider(count=4000, count_delay_s=2)
+    prices = {"*": {"input": 3, "output": 15}}
+    # So much that the call would be made without a count as well, if with little to say.
+    budgets = {"low": {"usd": 0.21, "seconds": 1}}
+    with serving(provider):
+        async with stage(
+            postgres,
+            tmp_path,
+            lambda _: Answer(),
+            model="anthropic:claude-opus-4-8",
+            prices=prices,
+            budgets=budgets,
+        ) as here:
+            here.model = _anthropic(provider.url)
+            here.counter = Counter.of(here.configured)
+            turn = await here.run("low", input=LONG)
+            rows = await here.ledger(turn)
+    assert len(provider.counted) == 1
+    assert turn["incomplete_reason"] == "budget_exhausted"
+    assert [row["settled"] for row in rows] == [True] * len(provider.called)
