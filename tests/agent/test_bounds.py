@@ -117,3 +117,17 @@ async def test_a_call_without_a_picture_bounds_none_with_it(
     reserved = here.calls[-1].reserved_input
     assert reserved is not None
     assert (reserved >= 50_000) is not is_loaded_at_once
+
+
+async def test_a_call_that_concludes_is_bounded_with_the_note_that_it_sends_on_top(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    """Also right behind a call that had no such note, and whose input was counted."""
+    caps = {"low": {"modelCalls": 2, "usd": 5}}
+    async with stage(postgres, tmp_path, lambda _: FEW, budgets=caps) as here:
+        await here.run("low")
+    first, last = here.calls
+    assert (first.concluding, last.concluding) == (False, True)
+    assert FEW.input_tokens is not None
+    assert last.reserved_input is not None
+    assert last.reserved_input - FEW.input_tokens >= last.bytes_sent - first.bytes_sent

@@ -51,6 +51,17 @@ class Office:
     def grant(self, organization_id: Any, credits: int) -> None:
         self.do(lambda database: accounts.grant(database, organization_id, credits=credits))
 
+    def a_month_passes(self, organization_id: str) -> None:
+        """All that an organization has spent was spent a month ago."""
+        # As a replica, for which the triggers do not hold that keep the ledger as it is.
+        with psycopg.connect(self.url, options="-c session_replication_role=replica") as mine:
+            for table, column in (("accounts", "month"), ("ledger", "created_at")):
+                query = (
+                    f"UPDATE {table} SET {column} = {column} - interval '1 month'"
+                    " WHERE organization_id = %s"
+                )
+                mine.execute(query.encode(), [organization_id])
+
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.url, autocommit=True) as connection:
             return connection.execute(query.encode(), values).fetchall()
@@ -213,12 +224,7 @@ def test_a_months_cap_is_402_and_counts_what_was_spent_before(office: Office, sc
     assert api.client.get("/api/usage").json()["monthUsd"] == 0.02
 
     # A month later, it begins anew.
-    for table, column in (("accounts", "month"), ("ledger", "created_at")):
-        office.rows(
-            f"UPDATE {table} SET {column} = {column} - interval '1 month'"
-            " WHERE organization_id = %s RETURNING 1",
-            organization_id,
-        )
+    office.a_month_passes(organization_id)
     assert api.client.get("/api/usage").json()["monthUsd"] == 0
     assert worker_in(api.create(scripts(_paid())))["error"] is None
     assert api.client.get("/api/usage").json()["monthUsd"] == 0.01

@@ -1,6 +1,7 @@
 """Costs over HTTP: exact, capped, and the same in every answer (1.1, 1.3)."""
 
 import socket
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -172,6 +173,27 @@ def test_a_call_that_is_cancelled_is_paid_in_full(paid_api: Api, scripts: Script
     worker = paid_api.wait_until_idle(worker_id)
     assert worker["incomplete_details"] == {"reason": "cancelled"}
     assert 0 < worker["usage"]["costUsd"] <= 0.5
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE ledger SET cost_nano = 0 WHERE id = (SELECT max(id) FROM ledger)",
+        "UPDATE ledger SET turn_id = NULL, worker_id = NULL, cost_nano = 0",
+        "UPDATE ledger SET turn_id = 'trn_other' WHERE id = (SELECT max(id) FROM ledger)",
+        "DELETE FROM ledger WHERE id = (SELECT max(id) FROM ledger)",
+        "TRUNCATE ledger",
+    ],
+)
+def test_what_was_booked_stays(
+    paid_api: Api, paid_server: HandingerServer, scripts: Scripts, statement: LiteralString
+):
+    """Whoever asks the database for it."""
+    worker_in(paid_api.create(scripts(Step(text="x", usage=_usage(10, 10)))))
+    url = paid_server.environment["HANDINGER_DATABASE_URL"]
+    refused = pytest.raises(psycopg.errors.RaiseException, match="added, never changed")
+    with psycopg.connect(url) as mine, refused:
+        mine.execute(statement)
 
 
 def test_all_sums_agree_with_the_ledger(

@@ -326,8 +326,9 @@ untrusted_texts = Table(
     Index(None, "turn_id"),
 )
 
-# What was spent, one row for each call; rows are added, never changed. The sums on turns and
-# workers are sums over it. It outlives what it was spent on; of what is deleted the ids are null.
+# What was spent, one row for each call; rows are added, never changed, which a trigger sees to. The
+# sums on turns and workers are sums over it. It outlives what it was spent on; of what is deleted
+# the ids are null.
 ledger = Table(
     "ledger",
     metadata,
