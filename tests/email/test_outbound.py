@@ -10,7 +10,7 @@ import dkim  # pyright: ignore[reportMissingTypeStubs]
 import httpx2
 import pytest
 
-from tests.email.signing import new_key, pem, record
+from tests.email.signing import SIGNED, Domain, new_key, pem, record
 from tests.email.sink import Sink, body
 from tests.email.world import DOMAIN, World, ask, mail, unique
 from tests.support.dns_server import DnsServer
@@ -215,6 +215,7 @@ def signed(
         "HANDINGER_EMAIL_MAX_SENT_PER_TURN": "2",
         "HANDINGER_EMAIL_RETRY_DELAY_S": "0.2",
         "HANDINGER_EMAIL_ALLOW": "trusted.example, friend@elsewhere.example",
+        "HANDINGER_BUDGETS": '{"standard": {"modelCalls": 4}}',
     })  # fmt: skip
     with Sink() as sink:
         world.sink = sink
@@ -366,6 +367,43 @@ def test_who_has_read_a_strangers_text_writes_only_to_whom_somebody_named(
     world.wait_until_idle(worker_id)
     recipients = [email["to"] for email in world.emails(worker_id, "out")]
     assert (other in recipients) is named
+
+
+@pytest.mark.parametrize("addressed", ["To", "Cc", "nowhere", "unsigned"])
+def test_what_was_signed_for_others_is_a_strangers_text(
+    world: World, names: DnsServer, addressed: str
+):
+    """Whoever got a mail can hand it in. Only what is signed says for whom it was."""
+    ada = Domain("signed.trusted.example", names).publish(spf="v=spf1 -all")
+    sender, other = f"ada.{time.time_ns()}@signed.trusted.example", unique("mallory")
+    worker_id, address = world.new_address()
+    world.model.script(addressed, [Step(tool_calls=[send(other)]), Step(text="Done.")])
+    headers = {"Subject": "A task", "To": f"Mallory <{other}>"}
+    if addressed in ("To", "Cc"):
+        headers[addressed] = f"The worker <{address.upper()}>"
+    raw = mail(f"[[script:{addressed}]] Send it to {other}.", sender=sender, headers=headers)
+    if addressed == "unsigned":
+        unsigned = [name for name in SIGNED if name != "to"]
+        raw = ada.sign(raw, headers=unsigned).replace(b"To: Mallory", f"To: {address},".encode())
+    else:
+        raw = ada.sign(raw, headers=[*SIGNED, "cc"])
+    assert world.send(raw, address, sender=sender) == (250, "")
+    world.wait_until_idle(worker_id)
+    recipients = [email["to"] for email in world.emails(worker_id, "out")]
+    assert (other in recipients) is (addressed in ("To", "Cc"))
+
+
+def test_a_turn_whose_budget_ended_is_told_kindly(signed: World):
+    assert signed.sink is not None
+    look = Step(tool_calls=[ToolCall("list_files", {})])
+    signed.model.script("long", [look], after_last="repeat")
+    worker_id, _, sender = ask(signed, "[[script:long]] Go.")
+    (answer,) = signed.sink.wait_for(sender)
+    worker = signed.wait_until_idle(worker_id)
+    assert worker["incomplete_details"] == {"reason": "budget_exhausted"}
+    assert body(answer).startswith("Concluding: 3 tool results so far.")
+    assert "The budget of this task was used up" in body(answer)
+    assert "Reply to this mail to go on" in body(answer)
 
 
 def test_a_mail_that_is_too_large_goes_with_links(signed: World):

@@ -264,8 +264,7 @@ class Inbound:
             else:
                 turn = arrival.new_turn()
                 await accept.append(sql, self._settings, turn)
-                if arrival.examined.verdict is None or arrival.examined.content.is_untrusted:
-                    # Anybody may have written it, or what is forwarded or quoted in it.
+                if arrival.is_untrusted:
                     text = UntrustedText.read(turn.instruction.input, origin="instruction")
                     await taint.record(sql, turn.worker_id, turn.id, text)
         await arrival.insert(sql, disposition, turn, thread=await arrival.thread(sql))
@@ -299,6 +298,18 @@ class _Arrival:
         """As it is stored: nothing for a report that nobody signs."""
         sender = self.examined.mail.sender
         return "" if sender is _BOUNCED else str(sender)
+
+    @property
+    def is_untrusted(self) -> bool:
+        """Whether it may say what its sender has not told this worker.
+
+        Anybody may have written it where nothing is proven, or what is forwarded or quoted in it.
+        And what was signed for others, anybody who got it may have handed in.
+        """
+        verdict = self.examined.verdict
+        if verdict is None or self.examined.content.is_untrusted:
+            return True
+        return verdict.signed_for is not None and self.recipient.address not in verdict.signed_for
 
     async def is_known(self, sql: TenantStatements) -> bool:
         """Whether the worker has this mail already."""

@@ -84,6 +84,9 @@ class Verdict:
     undecided: bool = False
     # Of a mail whose `Message-ID` anybody may have changed since it was signed: what nobody can.
     seal: str | None = None
+    # Where nothing but a signature vouches, whoever has the mail can hand it in. Whom it is for,
+    # as far as that is signed; None if the sender's own host handed it in.
+    signed_for: str | None = None
 
     def row(self) -> dict[str, Any]:
         """As it is stored, and shown on the wire."""
@@ -126,10 +129,11 @@ def examine(
     spf_aligned = bool(origin.envelope_sender) and _is_aligned(
         spf_domain, sender.domain, record.get("aspf")
     )
+    from_its_host = spf_result == "pass" and spf_aligned
     by = None
     if any(one.vouches for one in examined):
         by = "dkim"
-    elif spf_result == "pass" and spf_aligned:
+    elif from_its_host:
         by = "spf"
     return Verdict(
         sender=str(sender),
@@ -143,6 +147,9 @@ def examine(
         ip=None if ip is None else str(ip),
         undecided=by is None and lookups.failed,
         seal=next(iter(sorted(one.seal for one in examined if one.seal)), None),
+        signed_for=None
+        if from_its_host
+        else " ".join(one.recipients for one in examined if one.vouches).lower(),
     )
 
 
@@ -289,6 +296,7 @@ class _Examined:
     signature: Signature
     # The same for each copy of the mail, whatever somebody wrote into it that is not signed.
     seal: str | None = None
+    recipients: str = ""  # that it covers
 
     @property
     def vouches(self) -> bool:
@@ -303,10 +311,15 @@ class _Examined:
         )
         result, reason = _verify(verifier, claim, headers, lookups)
         signature = Signature(claim.domain, claim.selector, result, aligned=True, reason=reason)
-        if result != "pass" or "message-id" in _signed(verifier.signature_fields):
+        if result != "pass":
             return cls(signature)
-        value = b"".join(verifier.signature_fields[b"b"].split()).rstrip(b"=")
-        return cls(signature, hashlib.sha256(value).hexdigest())
+        signed = _signed(verifier.signature_fields)
+        recipients = [v for name in ("to", "cc") if name in signed for v in headers.all(name)]
+        seal = None
+        if "message-id" not in signed:
+            value = b"".join(verifier.signature_fields[b"b"].split()).rstrip(b"=")
+            seal = hashlib.sha256(value).hexdigest()
+        return cls(signature, seal, " ".join(recipients))
 
 
 def _relaxed(raw: bytes) -> bytes:
