@@ -1,6 +1,7 @@
-"""OpenAI's client, which walks through the tools of every request, kept from doing that.
+"""OpenAI's client, which walks through every request, kept from doing that.
 
-It looks for values that it has to convert; in what describes tools there is none.
+It looks for values that it has to convert, and tries each kind of message on each message: half a
+millisecond for every message of a conversation. Neither messages nor tools have any such value.
 """
 
 from typing import Any, cast
@@ -13,7 +14,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 
 
-def send_tools_as_they_are(model: Model) -> None:
+def send_as_it_is(model: Model) -> None:
     """Change the client of a model that uses this library; of others nothing."""
     if not isinstance(model, OpenAIChatModel | OpenAIResponsesModel):
         return
@@ -24,12 +25,12 @@ def send_tools_as_they_are(model: Model) -> None:
 
 class _Completions(AsyncCompletions):
     async def create(self, **request: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] # As it is called, by name.
-        return cast(Any, await super().create(**_with_tools_as_they_are(request)))
+        return cast(Any, await super().create(**_as_it_is(request, "messages")))
 
 
 class _Responses(AsyncResponses):
     async def create(self, **request: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] # As it is called, by name.
-        return cast(Any, await super().create(**_with_tools_as_they_are(request)))
+        return cast(Any, await super().create(**_as_it_is(request, "input")))
 
 
 class _Chat(AsyncChat):
@@ -48,9 +49,13 @@ class _Client(AsyncOpenAI):
         return _Responses(self)
 
 
-def _with_tools_as_they_are(request: dict[str, Any]) -> dict[str, Any]:
-    """What is in `extra_body` is sent as it is."""
-    if not isinstance(request.get("tools"), list):
-        return request  # There are none.
-    tools = request.pop("tools")
-    return {**request, "extra_body": {**(request.get("extra_body") or {}), "tools": tools}}
+def _as_it_is(request: dict[str, Any], conversation: str) -> dict[str, Any]:
+    """What is in `extra_body` is sent as it is, in the place of what is given by name."""
+    large: dict[str, Any] = {
+        name: value
+        for name in (conversation, "tools")
+        # Else there is none, which is said by a value of the client's own.
+        if isinstance(value := request.get(name), list)
+    }
+    emptied = {name: list[Any]() for name in large}
+    return {**request, **emptied, "extra_body": {**(request.get("extra_body") or {}), **large}}

@@ -26,7 +26,7 @@ def remember(model: Model) -> None:
     if "openai" in sys.modules:
         from handinger.agent import openai_client  # noqa: PLC0415
 
-        openai_client.send_tools_as_they_are(model)
+        openai_client.send_as_it_is(model)
 
 
 def _remembering(transformer: type[JsonSchemaTransformer]) -> type[JsonSchemaTransformer]:
