@@ -77,9 +77,10 @@ def _part_bytes(part: object) -> int:
             )
         case ToolReturnPart():
             result = cast(ToolReturnPart, part)
-            named = part.tool_name + part.tool_call_id
-            note = _note_bytes(part.model_response_str(wrap_if_error=False), about=named)
-            return result_bytes(result) + text_bytes(named) + note
+            text = result.model_response_str(wrap_if_error=False)
+            named = result.tool_name + result.tool_call_id
+            said = text_bytes(text) + text_bytes(named) + _note_bytes(text, about=named)
+            return said + _picture_bytes(result)
         case RetryFeedbackPart():
             return _noted_bytes(part.model_response())
         case SystemPromptPart():
@@ -96,8 +97,11 @@ def _part_bytes(part: object) -> int:
 
 def result_bytes(part: ToolReturnPart) -> int:
     """Of what a tool answered, with the picture that may be shown with it."""
-    picture = _IMAGE_TOKENS if pictures.shows(part) else 0
-    return text_bytes(part.model_response_str(wrap_if_error=False)) + picture
+    return text_bytes(part.model_response_str(wrap_if_error=False)) + _picture_bytes(part)
+
+
+def _picture_bytes(part: ToolReturnPart) -> int:
+    return _IMAGE_TOKENS if pictures.shows(part) else 0
 
 
 def _item_bytes(item: object) -> int:
