@@ -4,13 +4,11 @@ They are in the workspace from the start of their own turn on, and not before: a
 runs must not find its files changed under its hands.
 """
 
-import asyncio
-import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote
 
 from pathvalidate import sanitize_filename
@@ -20,7 +18,7 @@ from handinger.errors import BodyTooLarge
 from handinger.files import Change
 from handinger.ids import OrganizationId, WorkerId
 from handinger.settings import Settings
-from handinger.storage.blobs import Blobs
+from handinger.storage.blobs import Blobs, Content, size_of
 from handinger.storage.database import Database, TenantStatements
 
 INBOX = "inbox"
@@ -29,8 +27,6 @@ _NAMELESS = "file"
 # A name of 255 bytes is what file systems take; a suffix must fit as well.
 _MAX_NAME_BYTES = 200
 _MAX_EXTENSION_BYTES = 20
-_HEAD_BYTES = 4096
-_PIECE_BYTES = 1024 * 1024
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,99}/[a-z0-9][a-z0-9!#$&^_.+-]{0,99}")
 # What a client says when it does not know.
 _UNKNOWN_TYPES = ("", "application/octet-stream", "binary/octet-stream")
@@ -42,7 +38,7 @@ class IncomingFile:
 
     filename: str | None
     media_type: str | None
-    content: bytes | BinaryIO
+    content: Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +106,14 @@ async def attach(
     inbox = _Inbox(row.path for row in rows)
     attached: list[Attachment] = []
     for file in incoming:
-        sha256, size, head = await asyncio.to_thread(_examine, file.content)
-        await blobs.put(tenant, worker_id, file.content, sha256=sha256)
+        digest = await blobs.put(tenant, worker_id, file.content)
         path = inbox.place(safe_name(file.filename))
         attached.append(
             Attachment(
                 path=path,
-                sha256=sha256,
-                size=size,
-                media_type=_media_type(path, head, declared=file.media_type),
+                sha256=digest.sha256,
+                size=digest.size,
+                media_type=_media_type(path, digest.head, declared=file.media_type),
                 url=files.url(settings, worker_id, path),
             )
         )
@@ -138,35 +133,13 @@ def require_count(settings: Settings, count: int) -> None:
 def _require_sizes(settings: Settings, incoming: Sequence[IncomingFile]) -> None:
     require_count(settings, len(incoming))
     for file in incoming:
-        size = _size(file.content)
+        size = size_of(file.content)
         if size > settings.max_file_bytes:
             raise BodyTooLarge(
                 f"The file {(file.filename or _NAMELESS)[:200]!r} has {size} bytes; a file may "
                 f"have {settings.max_file_bytes} (HANDINGER_MAX_FILE_BYTES).",
                 code="file_too_large",
             )
-
-
-def _size(content: bytes | BinaryIO) -> int:
-    if isinstance(content, bytes):
-        return len(content)
-    size = content.seek(0, 2)
-    content.seek(0)
-    return size
-
-
-def _examine(content: bytes | BinaryIO) -> tuple[str, int, bytes]:
-    """Hash, size and beginning; a file is left at its start."""
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest(), len(content), content[:_HEAD_BYTES]
-    digest, size, head = hashlib.sha256(), 0, b""
-    content.seek(0)
-    while piece := content.read(_PIECE_BYTES):
-        head = head or piece[:_HEAD_BYTES]
-        size += len(piece)
-        digest.update(piece)
-    content.seek(0)
-    return digest.hexdigest(), size, head
 
 
 def _media_type(path: str, head: bytes, *, declared: str | None) -> str:

@@ -484,7 +484,8 @@ def test_a_long_file_is_read_in_pieces(world: World):
         world.called("read_file", path=path, offset=offset)
         piece = long[offset : offset + limit]
         rest = len(long) - offset - len(piece)
-        go_on = f"\n[{rest} more characters; go on with offset={offset + len(piece)}]"
+        end = offset + len(piece)
+        go_on = f"\n[the file has {len(long)} bytes; go on with offset={end}]"
         return piece + (go_on if rest > 0 else "")
 
     agent = Agent(DemoModel(pace_s=0), tools=[read_file])

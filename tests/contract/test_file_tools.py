@@ -11,7 +11,17 @@ from tests.contract.world import Api, Scripts
 from tests.support.model_server import Step, ToolCall
 
 BINARY = bytes(range(256)) * 20
-FILES = {"noise.bin": BINARY, "a.csv": b"1", "b.txt": b"2", "odd[1].csv": b"3"}
+# More than is read at a time, in characters of one to four bytes each.
+LONG = "aüก😀" * 200_000
+# Text at first, so it is text; and a program that is none, although it has no other name.
+LATE = b"begins as text\n" * 300 + b"\xff\xfe and ends as none"
+EARLY = b"\x7fELF\0 begins as none\n" * 300
+FILES = {
+    **{"noise.bin": BINARY, "a.csv": b"1", "b.txt": b"2", "odd[1].csv": b"3"},
+    **{"long.txt": LONG.encode(), "late.log": LATE, "early": EARLY, "latin.txt": b"th\xe9"},
+}
+# In front of, on and behind the borders between the pieces that are read.
+PLACES = ((0, 5), (419_429, 9), (750_001, 50_000), (799_996, 50), (800_000, 7), (10**12, 7))
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +31,15 @@ def told(api: Api, scripts: Scripts) -> dict[str, str]:
         "whole": ToolCall("read_file", {"path": "inbox/noise.bin"}),
         "part": ToolCall("read_file", {"path": "inbox/noise.bin", "offset": 5100, "limit": 4}),
         "beyond": ToolCall("read_file", {"path": "inbox/noise.bin", "offset": 9999}),
+        "late": ToolCall("read_file", {"path": "inbox/late.log", "offset": 4495}),
+        "early": ToolCall("read_file", {"path": "inbox/early", "limit": 8}),
+        "latin": ToolCall("read_file", {"path": "inbox/latin.txt"}),
+        **{
+            f"from {offset}": ToolCall(
+                "read_file", {"path": "inbox/long.txt", "offset": offset, "limit": limit}
+            )
+            for offset, limit in PLACES
+        },
         "csv": ToolCall("list_files", {"path": "**/*.csv"}),
         "folder": ToolCall("list_files", {"path": "inbox"}),
         "top": ToolCall("list_files", {"path": "*.csv"}),
@@ -31,11 +50,11 @@ def told(api: Api, scripts: Scripts) -> dict[str, str]:
         for name, content in FILES.items()
     ]
     steps = [Step(tool_calls=[call]) for call in calls.values()]
-    worker = worker_in(api.create(scripts(*steps, Step(text="x")), files=files))
+    worker = worker_in(api.create(scripts(*steps, Step(text="x")), files=files, budget="high"))
     parts: list[dict[str, Any]] = [
         part for part in worker["messages"][-1]["parts"] if part["type"].startswith("tool-")
     ]
-    answers = [part.get("output") or part["errorText"] for part in parts]
+    answers = [str(part.get("output", part.get("errorText"))) for part in parts]
     return dict(zip(calls, answers, strict=True))
 
 
@@ -52,6 +71,20 @@ def test_a_range_of_a_binary_file_counts_bytes(told: dict[str, str]):
         "[16 more bytes; go on with offset=5104]",
     ]
     assert len(told["beyond"].splitlines()) == 1
+
+
+@pytest.mark.parametrize(("offset", "limit"), PLACES)
+def test_a_range_of_a_text_counts_characters(told: dict[str, str], offset: int, limit: int):
+    piece, end = LONG[offset : offset + limit], offset + limit
+    goes_on = f"\n[the file has {len(LONG.encode())} bytes; go on with offset={end}]"
+    assert told[f"from {offset}"] == piece + (goes_on if end < len(LONG) else "")
+
+
+def test_bytes_that_are_no_text_do_not_hide_the_text_around_them(told: dict[str, str]):
+    shown = "text\n\ufffd\ufffd and ends as none"
+    assert told["late"] == f"{shown}\n[bytes that are not UTF-8 are shown as \ufffd]"
+    assert told["early"].splitlines()[1] == "00000000  7f 45 4c 46 00 20 62 65"
+    assert told["latin"].splitlines()[1] == "00000000  74 68 e9"
 
 
 def test_patterns_list_what_they_mean(told: dict[str, str]):

@@ -368,6 +368,18 @@ async def test_memory_has_its_limit_however_it_is_taken(held: Sandbox, hog: str,
     assert (await held.shell("echo after")).stdout == b"after\n"
 
 
+# The same, by one that ends at once.
+LEAVE = DETACHED_HOG.replace("range(64)", "range(2)").replace("time.sleep(1000)", "")
+LEFT = "print(sum(int(line.split()[14]) for line in list(open('/proc/sysvipc/shm'))[1:]))"
+
+
+async def test_memory_that_short_commands_leave_to_nobody_has_its_limit(held: Sandbox):
+    for _ in range(10):
+        await held.execute(["python3", "-c", LEAVE])
+    left = await held.execute(["python3", "-c", LEFT])
+    assert int(left.stdout) <= 192 * 1024 * 1024
+
+
 def memory_used() -> int:
     """Of the whole host: what belongs to processes, or to nobody, and not to files."""
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())

@@ -39,7 +39,7 @@ class World:
 
     async def put(self, content: bytes) -> str:
         tenant = self.database.tenant(self.organization_id)
-        return await self.blobs.put(tenant, self.worker_id, content)
+        return (await self.blobs.put(tenant, self.worker_id, content)).sha256
 
     async def name(self, path: str, sha256: str) -> None:
         async with self.database.tenant(self.organization_id).transaction() as sql:

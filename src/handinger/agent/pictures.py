@@ -95,7 +95,7 @@ async def _with_picture(ctx: RunContext[ToolContext], part: ToolReturnPart) -> T
     if named["sha256"] in showing.refused:
         return _without_picture(showing, part, _WITHHELD)
     try:
-        content = await ctx.deps.workspace.load(named["sha256"])
+        content = await ctx.deps.workspace.read_picture(named["sha256"])
     except FileNotFoundError:  # Replaced meanwhile, and removed since nothing uses it.
         return _without_picture(showing, part, "It is gone since.")
     except (OSError, BaseError) as error:

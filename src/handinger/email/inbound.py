@@ -235,7 +235,7 @@ class Inbound:
     async def _prepare(self, examined: _Examined, recipient: Recipient) -> "_Arrival":
         """Store the bytes; nothing is visible yet."""
         tenant = self._database.tenant(recipient.organization_id)
-        sha256 = await self._blobs.put(tenant, recipient.worker_id, examined.mail.raw)
+        stored = await self._blobs.put(tenant, recipient.worker_id, examined.mail.raw)
         attached: tuple[Attachment, ...] = ()
         if examined.disposition is Disposition.TURN:
             try:
@@ -249,7 +249,7 @@ class Inbound:
                 )
             except BodyTooLarge as error:
                 raise Refusal("552 5.3.4", error.message) from error
-        return _Arrival(ids.new("eml"), examined, recipient, sha256, attached)
+        return _Arrival(ids.new("eml"), examined, recipient, stored.sha256, attached)
 
     async def _arrive(self, sql: TenantStatements, arrival: "_Arrival") -> Disposition | None:
         # Copies of a mail that arrive at the same time look one after the other.

@@ -5,22 +5,22 @@ whatever the command changed becomes changes of the manifest, to be stored with 
 """
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from handinger.files.manifest import Change, File
+from handinger.files.manifest import Change, File, Manifest
 from handinger.files.paths import FileError, is_published_by_default, media_type
 from handinger.files.tree import Scan, Stamp, Tree, why_no_path
 from handinger.files.workspace import Workspace
+from handinger.storage.blobs import Content, Digest, close, digest
 
 # What tools make for themselves, by the thousand; nobody wants to be sent it.
 TOOLS_OWN = frozenset({"__pycache__", "bower_components", "node_modules", "site-packages", "venv"})
-# So many files are under way at a time, and so many bytes of them are held in memory.
+# So many files are under way at a time, and so many bytes of them, unless it is one file.
 _BATCH_FILES = 64
-_BATCH_BYTES = 64 * 1024 * 1024
+_BATCH_BYTES = 16 * 1024 * 1024
 
 _T = TypeVar("_T")
 
@@ -30,6 +30,7 @@ class _Held:
     """What a file of the folder is known to contain."""
 
     sha256: str
+    size: int  # bytes; the stamp's, unless it grew while it was read
     media_type: str
     stamp: Stamp
 
@@ -39,7 +40,8 @@ class _Read:
     """A file that was read; settled: every later change of it is sure to change its stamp."""
 
     path: str
-    content: bytes
+    content: Content
+    digest: Digest
     held: _Held
     settled: bool
 
@@ -60,7 +62,7 @@ class Checkout:
         self._workspace = workspace
         self._tree = tree
         self._max_published = max_published
-        self._manifest: dict[str, File] = {}  # as of the last update
+        self._manifest = Manifest.empty()  # as of the last update
         self._held: dict[str, _Held] = {}
         # Of those: files whose stamp may hide a change, and files that differ from the manifest.
         self._unsettled: set[str] = set()
@@ -72,19 +74,25 @@ class Checkout:
         What a command left in the folder and the manifest could not take stays as it is.
         """
         manifest = await self._workspace.refresh(self._manifest)
-        gone = [path for path in self._manifest.keys() - manifest.keys() if path in self._held]
+        before = self._manifest.files
+        gone = [path for path in before.keys() - manifest.files.keys() if path in self._held]
         if gone:
             await asyncio.to_thread(self._remove, gone)
-        news = [file for file in manifest.values() if self._is_news(file)]
+        news = [
+            file
+            for path, file in manifest.files.items()
+            # Of thousands, most are the very same.
+            if before.get(path) is not file and self._is_news(file)
+        ]
         for batch in _batches(news, size=lambda file: file.size):
-            contents = await asyncio.gather(*map(self._workspace.read, batch))
+            contents = await asyncio.gather(*map(self._workspace.load, batch))
             await asyncio.to_thread(self._write, batch, contents)
         self._settle(news)
         self._manifest = manifest
 
     def _is_news(self, file: File) -> bool:
         """Whether the manifest says something that the folder does not have, and never had."""
-        before, held = self._manifest.get(file.path), self._held.get(file.path)
+        before, held = self._manifest.files.get(file.path), self._held.get(file.path)
         if before is not None and _is_same(before, file.sha256, file.executable):
             return False
         return held is None or not _is_same(file, held.sha256, held.stamp.executable)
@@ -94,12 +102,14 @@ class Checkout:
             self._tree.remove(path)
             self._forget(path)
 
-    def _write(self, files: Sequence[File], contents: Sequence[bytes]) -> None:
+    def _write(self, files: Sequence[File], contents: Sequence[Content]) -> None:
         for file, content in zip(files, contents, strict=True):
             stamp = self._tree.write(
                 file.path, content, executable=file.executable, modified_at=file.updated_at
             )
-            self._hold(file.path, _Held(file.sha256, file.media_type, stamp), settled=False)
+            close(content)
+            held = _Held(file.sha256, file.size, file.media_type, stamp)
+            self._hold(file.path, held, settled=False)
 
     def _hold(self, path: str, held: _Held, *, settled: bool) -> None:
         self._held[path] = held
@@ -139,7 +149,7 @@ class Checkout:
         changes = map(self._change, sorted({*doubtful, *self._pending} & scan.files.keys()))
         collected.changes = [change for change in changes if change is not None]
         self._pending = {change.path for change in collected.changes}
-        gone = self._manifest.keys() - scan.files.keys()
+        gone = self._manifest.files.keys() - scan.files.keys()
         collected.removed = sorted(path for path in gone if not scan.hides(path))
         for path in collected.removed:
             self._forget(path)
@@ -150,7 +160,7 @@ class Checkout:
 
     def _scan(self) -> Scan:
         scan = self._tree.scan()
-        for path in scan.files.keys() - self._manifest.keys():
+        for path in scan.files.keys() - self._manifest.files.keys():
             why = why_no_path(path)
             if why is not None:
                 del scan.files[path]
@@ -170,11 +180,12 @@ class Checkout:
         """Read files, and store the bytes of those that are new."""
         found = await asyncio.to_thread(self._read, paths, scan)
         known = {held.sha256 for path in paths if (held := self._held.get(path)) is not None}
-        new = {read.held.sha256: read.content for read in found if read.held.sha256 not in known}
+        new = {read.held.sha256: read for read in found if read.held.sha256 not in known}
         await asyncio.gather(
-            *(self._workspace.store(content, sha256) for sha256, content in new.items())
+            *(self._workspace.store(read.content, read.digest) for read in new.values())
         )
         for read in found:
+            close(read.content)
             self._hold(read.path, read.held, settled=read.settled)
 
     def _read(self, paths: Sequence[str], scan: Scan) -> list[_Read]:
@@ -191,19 +202,19 @@ class Checkout:
                 del scan.files[path]
                 continue
             content, stamp = read
-            sha256 = hashlib.sha256(content).hexdigest()
-            held = _Held(sha256, media_type(path, content), stamp)
-            found.append(_Read(path, content, held, stamp.is_settled(began_ns)))
+            known = digest(content)
+            held = _Held(known.sha256, known.size, media_type(path, known.head), stamp)
+            found.append(_Read(path, content, known, held, stamp.is_settled(began_ns)))
         return found
 
     def _change(self, path: str) -> Change | None:
-        held, before = self._held[path], self._manifest.get(path)
+        held, before = self._held[path], self._manifest.files.get(path)
         if before is not None and _is_same(before, held.sha256, held.stamp.executable):
             return None
         return Change(
             path=path,
             sha256=held.sha256,
-            size=held.stamp.size,
+            size=held.size,
             media_type=held.media_type,
             published=is_published_by_default(path) and not TOOLS_OWN.intersection(path.split("/")),
             executable=held.stamp.executable,
@@ -211,12 +222,12 @@ class Checkout:
 
     def _publish(self, collected: Collected) -> None:
         """A file that was moved stays published; many new files at once are not meant to be."""
-        removed = (self._manifest[path] for path in collected.removed)
+        removed = (self._manifest.files[path] for path in collected.removed)
         moved = {file.sha256 for file in removed if file.published}
         new = [
             change
             for change in collected.changes
-            if change.published and change.path not in self._manifest
+            if change.published and change.path not in self._manifest.files
         ]
         quietly = {change.path for change in new} if len(new) > self._max_published else set[str]()
         collected.changes = [

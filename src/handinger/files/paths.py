@@ -11,6 +11,8 @@ from handinger.settings import Settings
 # Files there are the worker's own business, or came in from outside.
 UNPUBLISHED_FOLDERS = ("scratchpad", "inbox")
 MAX_PATH_BYTES = 1024
+# So much of a file tells of what kind it is.
+HEAD_BYTES = 4096
 # What file systems allow; commands work on a real one.
 _MAX_NAME_BYTES = 255
 
@@ -87,16 +89,19 @@ def media_type(path: str, content: bytes) -> str:
     by_name = media_type_by_name(path)
     if by_name is not None:
         return by_name
-    head = content[:4096]
+    return "text/plain" if looks_like_text(content[:HEAD_BYTES]) else "application/octet-stream"
+
+
+def looks_like_text(head: bytes) -> bool:
+    """Whether what begins so is UTF-8 without NUL."""
     if b"\0" in head:
-        return "application/octet-stream"
+        return False
     try:
-        # A character may be cut at the end of the head.
         head.decode("utf-8", errors="strict")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:
-            return "application/octet-stream"
-    return "text/plain"
+        # A character may be cut at the end of the head.
+        return len(head) == HEAD_BYTES and error.start >= len(head) - 3
+    return True
 
 
 def url(settings: Settings, worker_id: WorkerId, path: str) -> str:

@@ -3,11 +3,11 @@
 Bytes are stored as blobs before the row that names them is committed.
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from handinger.files import manifest
-from handinger.files.manifest import Change, File
+from handinger.files.manifest import Change, File, Manifest
 from handinger.files.paths import (
     FileError,
     is_pattern,
@@ -18,7 +18,7 @@ from handinger.files.paths import (
 )
 from handinger.ids import OrganizationId, WorkerId
 from handinger.settings import Settings
-from handinger.storage.blobs import Blobs
+from handinger.storage.blobs import Blobs, Content, Digest, size_of
 from handinger.storage.database import Database
 
 
@@ -48,12 +48,17 @@ class Workspace:
             raise FileError(f"There is no file {normal!r} in the workspace; see list_files.")
         return file
 
-    async def read(self, file: File) -> bytes:
-        """The bytes of a file."""
-        return await self.load(file.sha256)
+    async def load(self, file: File) -> Content:
+        """All the bytes of a file."""
+        return await self._blobs.load(self.worker_id, file.sha256)
 
-    async def load(self, sha256: str) -> bytes:
-        """Bytes that a file has, or had. Raises FileNotFoundError if they were removed."""
+    def pieces(self, file: File, *, start: int = 0, end: int) -> AsyncGenerator[bytes]:
+        """The bytes of a file from `start` up to `end`, or to where it ends."""
+        end = min(end, file.size)
+        return self._blobs.stream(self.worker_id, file.sha256, start=start, end=end)
+
+    async def read_picture(self, sha256: str) -> bytes:
+        """Bytes that a picture has, or had. Raises FileNotFoundError if they were removed."""
         return await self._blobs.read(self.worker_id, sha256)
 
     async def list(self, folder: str = ".") -> list[File]:
@@ -71,26 +76,27 @@ class Workspace:
             every = await manifest.load(sql, self.worker_id)
         return [file for file in every if matches(file.path, normal)]
 
-    async def refresh(self, known: Mapping[str, File]) -> dict[str, File]:
-        """Every file by path, of which these are known from before."""
+    async def refresh(self, known: Manifest) -> Manifest:
+        """Every file, of which these are known from before."""
         async with self._tenant.statements() as sql:
             return await manifest.refresh(sql, self.worker_id, known)
 
-    async def prepare(self, path: str, content: bytes) -> Change:
+    async def prepare(self, path: str, content: Content) -> Change:
         """Store the bytes of a file that is about to be written; nothing is visible yet.
 
         Raises FileError when a limit would be passed.
         """
         normal = normalize(path)
-        limit = self._settings.max_file_bytes
-        if len(content) > limit:
-            raise FileError(f"{normal!r} has {len(content)} bytes; a file may have {limit}.")
-        await self._require_room(normal, len(content))
+        size, limit = size_of(content), self._settings.max_file_bytes
+        if size > limit:
+            raise FileError(f"{normal!r} has {size} bytes; a file may have {limit}.")
+        await self._require_room(normal, size)
+        stored = await self._blobs.put(self._tenant, self.worker_id, content)
         return Change(
             path=normal,
-            sha256=await self._blobs.put(self._tenant, self.worker_id, content),
-            size=len(content),
-            media_type=media_type(normal, content),
+            sha256=stored.sha256,
+            size=stored.size,
+            media_type=media_type(normal, stored.head),
             published=is_published_by_default(normal),
         )
 
@@ -125,9 +131,9 @@ class Workspace:
             return f"The workspace would have {size} bytes; it may have {most_bytes}."
         return None
 
-    async def store(self, content: bytes, sha256: str) -> None:
+    async def store(self, content: Content, known: Digest) -> None:
         """Store bytes that a file is to have. No file has them yet."""
-        await self._blobs.put(self._tenant, self.worker_id, content, sha256=sha256)
+        await self._blobs.put(self._tenant, self.worker_id, content, known=known)
 
     @property
     def max_file_bytes(self) -> int:

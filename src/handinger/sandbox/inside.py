@@ -48,17 +48,24 @@ class Runner:
         poll.register(self._channel, select.POLLIN)
         poll.register(woken, select.POLLIN)
         self._tell({"ready": True})
+        busy = False
         while True:
-            busy = self._reap()
             ready = poll.poll(_WATCH_INTERVAL_S * 1000 if busy else None)
+            if not busy:
+                # Nothing ran until now, so there is nothing to see yet.
+                self._watched_at = time.monotonic()
             for descriptor, _ in ready:
                 if descriptor == woken:
                     with contextlib.suppress(BlockingIOError):
                         os.read(woken, 4096)
                 elif not self._obey():
                     return
+            # The ends of commands first: somebody waits for them.
+            was_busy, busy = busy, self._reap()
             if busy:
                 self._watch()
+            elif was_busy:
+                self._clear()
 
     def _obey(self) -> bool:
         """Carry out one message; False when there will be none any more."""
@@ -147,7 +154,8 @@ class Runner:
         if now - self._watched_at < _WATCH_INTERVAL_S:
             return
         self._watched_at = now
-        threads, memory_kb = 0, _detached_kb()
+        segments = _detached_segments()
+        threads, memory_kb = 0, sum(segments.values())
         removed: dict[tuple[int, int], int] = {}
         for name in os.listdir("/proc"):
             if not name.isdecimal() or name == "1":
@@ -157,15 +165,27 @@ class Runner:
                     threads += int(file.read().rpartition(b")")[2].split()[17])
                 memory_kb += _memory_kb(name)
                 removed.update(_removed_bytes(name, self._disks))
-        if threads > self._limits["processes"]:
+        # No more are ever seen where the kernel holds them.
+        if threads >= self._limits["processes"]:
             self._kill_all()
             self._tell({"exceeded": "processes"})
         elif memory_kb * 1024 > self._limits["memory_bytes"]:
             self._kill_all()
+            self._remove(segments)
             self._tell({"exceeded": "memory"})
         elif sum(removed.values()) > self._limits["disk_bytes"]:
             self._kill_all()
             self._tell({"exceeded": "disk"})
+
+    def _clear(self) -> None:
+        """No process is left. What nobody has must leave enough memory for the next."""
+        segments = _detached_segments()
+        if sum(segments.values()) * 1024 > self._limits["memory_bytes"] / 2:
+            self._remove(segments)
+
+    def _remove(self, segments: "dict[int, int]") -> None:
+        for segment in segments:
+            self._libc.shmctl(segment, 0, None)  # IPC_RMID
 
     def _kill_all(self) -> None:
         # At once, for the kernel: no process can fork itself away meanwhile.
@@ -203,15 +223,15 @@ def _removed_bytes(process: str, disks: "set[int]") -> "dict[tuple[int, int], in
     return found
 
 
-def _detached_kb() -> int:
-    """Shared memory that no process has attached, so that none has it."""
-    total = 0
+def _detached_segments() -> "dict[int, int]":
+    """Shared memory that no process has attached, so that none has it: kilobytes by its id."""
+    found: dict[int, int] = {}
     with contextlib.suppress(OSError), open("/proc/sysvipc/shm", "rb") as file:
         for line in file.read().splitlines()[1:]:
             columns = line.split()
             if columns[6] == b"0":
-                total += int(columns[14]) // 1024
-    return total
+                found[int(columns[1])] = int(columns[14]) // 1024
+    return found
 
 
 def limit(limits: "dict[str, int]") -> None:
@@ -221,7 +241,7 @@ def limit(limits: "dict[str, int]") -> None:
         (resource.RLIMIT_FSIZE, limits["file_bytes"]),
         (resource.RLIMIT_CPU, limits["cpu_s"]),
         (resource.RLIMIT_DATA, limits["memory_bytes"]),
-        (resource.RLIMIT_NPROC, limits["processes"]),
+        (resource.RLIMIT_NPROC, limits["processes"] + 1),  # and this one
         (resource.RLIMIT_NOFILE, limits["open_files"]),
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_MEMLOCK, 64 * 1024),

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 # How often the disk is looked at, at most; a look may take this share of the time between two.
 _LOOK_INTERVAL_S = 0.25
 _LOOK_SHARE = 0.05
+# After one was taken, the next begins to start.
+_SPARE_AFTER_S = 0.1
 
 
 class Sandbox:
@@ -111,17 +113,19 @@ class Sandbox:
 
     async def _watch_disk(self, process: SandboxProcess) -> None:
         """Stop everything when the disk holds more than it may; no kernel limit does that."""
+        room_bytes: int | None = self._limits.disk_bytes
+        took = 0.0
         while process.is_alive:
-            began = time.monotonic()
             free_bytes = self._free_bytes()
-            room_bytes = await asyncio.to_thread(self._room_bytes)
-            took = time.monotonic() - began
             if free_bytes < self._limits.disk_reserve_bytes:
                 # There are ways to have disk that nobody can count; this ends all of them.
                 process.stop("reserve")
-            elif room_bytes is None:
-                process.stop("disk")
             await self._rest(took / _LOOK_SHARE, free_bytes - (room_bytes or 0))
+            began = time.monotonic()
+            room_bytes = await asyncio.to_thread(self._room_bytes)
+            took = time.monotonic() - began
+            if room_bytes is None:
+                process.stop("disk")
 
     async def _rest(self, rest_s: float, least_free_bytes: int) -> None:
         """Wait, but no longer than the disk has more free than this: all of it may be ours."""
@@ -186,11 +190,13 @@ class _Counted:
         with os.scandir(folder) as scan:
             for entry in scan:
                 self.entries += 1
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     found = entry.stat(follow_symlinks=False)
-                    self.bytes += found.st_blocks * 512
-                    if stat.S_ISDIR(found.st_mode):
-                        inner.append(entry.name)
+                except FileNotFoundError:
+                    continue
+                self.bytes += found.st_blocks * 512
+                if stat.S_ISDIR(found.st_mode):
+                    inner.append(entry.name)
                 if self.bytes > self.room_bytes or self.entries > self.room_entries:
                     raise _TooMuch
         return inner
@@ -208,6 +214,7 @@ class Sandboxes:
         self._folders = folders
         self._open: dict[str, Sandbox] = {}
         self._spare: asyncio.Task[Sandbox] | None = None
+        self._preparing: asyncio.TimerHandle | None = None
 
     def create(self) -> Sandbox:
         """A new one with an empty workspace. Nothing runs in it yet."""
@@ -225,7 +232,10 @@ class Sandboxes:
         self.prepare_spare()
         spare, self._spare = self._spare, None
         assert spare is not None
-        self.prepare_spare()
+        if self._preparing is not None:
+            self._preparing.cancel()
+        # The command that it is taken for goes first.
+        self._preparing = asyncio.get_running_loop().call_later(_SPARE_AFTER_S, self.prepare_spare)
         return await spare
 
     async def _start_new(self) -> Sandbox:
@@ -248,6 +258,8 @@ class Sandboxes:
 
     async def close_all(self) -> None:
         """End every sandbox that is open."""
+        if self._preparing is not None:
+            self._preparing.cancel()
         if self._spare is not None:
             self._spare.cancel()
             await asyncio.gather(self._spare, return_exceptions=True)

@@ -10,10 +10,12 @@ import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias, cast
 
 import obstore
 from obstore.store import LocalStore, ObjectStore, from_url
@@ -23,8 +25,58 @@ from handinger.ids import WorkerId
 from handinger.settings import Settings
 from handinger.storage.database import Tenant
 
+Content: TypeAlias = bytes | BinaryIO
+"""Bytes; if they are many, in a file, which is read from its beginning and in pieces."""
+
+# So much of one content is held in memory at most.
+IN_MEMORY_BYTES = 1024 * 1024
+
 _CHUNK_BYTES = 1024 * 1024
+_HEAD_BYTES = 4096
+# Less than this is hashed sooner than a thread is asked to.
+_SMALL_BYTES = 64 * 1024
 _TRIES = 100
+# A turn rather learns that the store is down than that it waits for minutes.
+_RETRIES, _RETRY_FOR = 5, timedelta(seconds=20)
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What has to be known of content before it is stored."""
+
+    sha256: str  # in hexadecimal
+    size: int  # bytes
+    head: bytes  # its beginning, enough to tell of what kind it is
+
+
+def size_of(content: Content) -> int:
+    """How many bytes there are."""
+    return len(content) if isinstance(content, bytes) else content.seek(0, os.SEEK_END)
+
+
+def close(content: Content) -> None:
+    """Let go of it."""
+    if not isinstance(content, bytes):
+        content.close()
+
+
+async def _digest(content: Content) -> Digest:
+    if isinstance(content, bytes) and len(content) <= _SMALL_BYTES:
+        return digest(content)
+    return await asyncio.to_thread(digest, content)
+
+
+def digest(content: Content) -> Digest:
+    """Reads all of it, which takes a while if it is large."""
+    if isinstance(content, bytes):
+        return Digest(hashlib.sha256(content).hexdigest(), len(content), content[:_HEAD_BYTES])
+    hashed, size, head = hashlib.sha256(), 0, b""
+    content.seek(0)
+    while piece := content.read(_CHUNK_BYTES):
+        head = head or piece[:_HEAD_BYTES]
+        size += len(piece)
+        hashed.update(piece)
+    return Digest(hashed.hexdigest(), size, head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +92,16 @@ class Blobs:
         self,
         tenant: Tenant,
         worker_id: WorkerId,
-        content: bytes | BinaryIO,
+        content: Content,
         *,
-        sha256: str | None = None,
-    ) -> str:
-        """Store bytes durably, once; returns their SHA-256 in hexadecimal.
+        known: Digest | None = None,
+    ) -> Digest:
+        """Store bytes durably, once; returns what they are known by, which may be known already.
 
         They are noted before they are stored, so that nothing is stored that is not known. What no
-        row names is removed after a while, see `turns.garbage`; storing it again begins anew. A
-        file needs its hash, and is read in pieces from where it stands.
+        row names is removed after a while, see `turns.garbage`; storing it again begins anew.
         """
-        if sha256 is None:
-            assert isinstance(content, bytes)
-            sha256 = (await asyncio.to_thread(hashlib.sha256, content)).hexdigest()
+        found = known or await _digest(content)
         async with tenant.statements() as sql:
             await sql.run(
                 "INSERT INTO blobs (organization_id, worker_id, sha256)"
@@ -62,22 +111,42 @@ class Blobs:
                 " FROM set_config('synchronous_commit', 'off', true)"
                 " ON CONFLICT (worker_id, sha256) DO UPDATE SET used_at = now()",
                 worker_id=worker_id,
-                sha256=sha256,
+                sha256=found.sha256,
             )
-        key = _key(worker_id, sha256)
+        key = _key(worker_id, found.sha256)
+        if not isinstance(content, bytes):
+            content.seek(0)
         if self.folder is None:
             await obstore.put_async(self.store, key, content)
         else:
             await asyncio.to_thread(_write, self.folder, key, content)
-        return sha256
+        return found
 
     async def read(self, worker_id: WorkerId, sha256: str) -> bytes:
-        """All the bytes. Raises FileNotFoundError."""
+        """All the bytes, for content that is known to be small enough. Raises FileNotFoundError."""
         key = _key(worker_id, sha256)
         if self.folder is not None:
             return await asyncio.to_thread((self.folder / key).read_bytes)
         result = await obstore.get_async(self.store, key)
         return bytes(await result.bytes_async())
+
+    async def load(self, worker_id: WorkerId, sha256: str) -> Content:
+        """All the bytes; if they are many, in a file that is open. Raises FileNotFoundError."""
+        key = _key(worker_id, sha256)
+        if self.folder is not None:
+            return await asyncio.to_thread(_open, self.folder / key)
+        result = await obstore.get_async(self.store, key)
+        if result.meta["size"] <= IN_MEMORY_BYTES:
+            return bytes(await result.bytes_async())
+        file = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 # It is the caller's.
+        try:
+            async for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
+                await asyncio.to_thread(file.write, chunk)
+        except BaseException:
+            file.close()
+            raise
+        file.seek(0)
+        return file
 
     async def stream(
         self, worker_id: WorkerId, sha256: str, *, start: int, end: int
@@ -112,6 +181,10 @@ class Blobs:
         await result.bytes_async()
 
 
+def _open(path: Path) -> Content:
+    return path.read_bytes() if path.stat().st_size <= IN_MEMORY_BYTES else path.open("rb")
+
+
 async def _pieces(path: Path, *, start: int, end: int) -> AsyncGenerator[bytes]:
     file = await asyncio.to_thread(path.open, "rb", buffering=0)
     try:
@@ -126,7 +199,7 @@ async def _pieces(path: Path, *, start: int, end: int) -> AsyncGenerator[bytes]:
         file.close()
 
 
-def _write(folder: Path, key: str, content: bytes | BinaryIO) -> None:
+def _write(folder: Path, key: str, content: Content) -> None:
     """Put a file into a folder: after a power failure it is there in full, or not at all."""
     path = folder / key
     # The store knows by such a name that it is none of its objects.
@@ -184,6 +257,10 @@ def open_blobs(settings: Settings) -> Blobs:
         # A deleted worker leaves no empty folder with its name behind.
         return Blobs(LocalStore(folder, automatic_cleanup=True), folder)
     try:
-        return Blobs(from_url(url))
+        return Blobs(
+            from_url(url, retry_config={"max_retries": _RETRIES, "retry_timeout": _RETRY_FOR})
+        )
     except Exception as error:
-        raise ConfigurationError(f"HANDINGER_STORAGE_URL cannot be used: {error}.") from error
+        # What follows the first line is for whoever maintains the library.
+        why = str(error).partition("\n")[0]
+        raise ConfigurationError(f"HANDINGER_STORAGE_URL cannot be used: {why}.") from error

@@ -188,7 +188,9 @@ def _become(page: int, answer: int, limits: Limits) -> None:
         thread.start()
         thread.join()
         text = told[0] if told else Text(error="It could not be parsed.")
-        rest = memoryview(json.dumps(asdict(text)).encode())
+        # Halves of characters, as some PDFs have them, are no text.
+        told_json = json.dumps(asdict(text), ensure_ascii=False).encode(errors="replace")
+        rest = memoryview(told_json)
         while rest:
             rest = rest[file.write(rest) :]
 

@@ -1,7 +1,6 @@
 """The command tool: a shell in the worker's sandbox."""
 
 import functools
-import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from handinger.agent.tools.context import (
     ToolContext,
     ToolPrice,
     effects,
+    mark,
     reserved_nano,
 )
 from handinger.budgets import Spending
@@ -30,6 +30,7 @@ from handinger.settings import Settings
 # So much of a stream is shown to the model; the whole is in a file then.
 _MAX_CHARACTERS = 20_000
 _HEAD_SHARE = 0.5
+_MAX_CHARACTER_BYTES = 4  # in UTF-8
 _OUTPUT_FOLDER = "scratchpad/output"
 _MAX_LISTED = 50
 # A system call takes no longer argument, and the shell's is one.
@@ -97,7 +98,7 @@ async def run_command(
     done = effects_of(ctx.deps.workspace.worker_id, ran.collected)
     effect.files += done.files
     effect.writes += done.writes
-    return await _result(ctx.deps, effect, ran, time_limit)
+    return await _result(ctx, ran, time_limit)
 
 
 def _shell(ctx: RunContext[ToolContext]) -> Shell:
@@ -174,22 +175,18 @@ def effects_of(worker_id: WorkerId, collected: Collected) -> Effects:
     return effect
 
 
-async def _result(
-    deps: ToolContext, effect: Effects, ran: Ran, time_limit: _TimeLimit
-) -> dict[str, Any]:
+async def _result(ctx: RunContext[ToolContext], ran: Ran, time_limit: _TimeLimit) -> dict[str, Any]:
     execution = ran.execution
     notes: list[str] = []
     if execution.stopped is not None:
-        notes.append(_why_stopped(deps, execution.stopped, time_limit))
+        notes.append(_why_stopped(ctx.deps, execution.stopped, time_limit))
     result: dict[str, Any] = {"exit_code": execution.exit_code}
     for name, content in (("stdout", execution.stdout), ("stderr", execution.stderr)):
-        text = content.decode(errors="replace")
+        text, is_cut = _shown(content)
         if "\ufffd" in text:
             notes.append(f"The bytes of {name} that are not UTF-8 are shown as \ufffd.")
-        if len(text) > _MAX_CHARACTERS:
-            text, note, change = await _cut(deps, name, text, content)
-            notes.append(note)
-            effect.files.extend(change)
+        if is_cut:
+            notes.append(await _keep(ctx, name, content))
         result[name] = text
     changed = _listed(ran.collected.changes, ran.collected.removed)
     if changed:
@@ -216,20 +213,28 @@ def _why_stopped(deps: ToolContext, reason: StopReason, time_limit: _TimeLimit) 
     )
 
 
-async def _cut(
-    deps: ToolContext, name: str, text: str, content: bytes
-) -> tuple[str, str, Sequence[Change]]:
-    """The beginning and the end of a long stream, where the rest is, and the file with it."""
+def _shown(content: bytes) -> tuple[str, bool]:
+    """A stream as text, and whether it is cut: of a long one only both ends are decoded."""
+    if len(content) <= _MAX_CHARACTERS * _MAX_CHARACTER_BYTES:
+        text = content.decode(errors="replace")
+        if len(text) <= _MAX_CHARACTERS:
+            return text, False
     head = int(_MAX_CHARACTERS * _HEAD_SHARE)
     tail = _MAX_CHARACTERS - head
-    left_out = len(text) - _MAX_CHARACTERS
-    shown = f"{text[:head]}\n[... {left_out} characters left out ...]\n{text[-tail:]}"
-    path = f"{_OUTPUT_FOLDER}/{hashlib.sha256(content).hexdigest()[:12]}-{name}.txt"
+    begins = content[: head * _MAX_CHARACTER_BYTES].decode(errors="replace")[:head]
+    # One character more, of which a part may be cut off.
+    ends = content[-(tail + 1) * _MAX_CHARACTER_BYTES :].decode(errors="replace")[-tail:]
+    return f"{begins}\n[... cut here; {len(content)} bytes in all ...]\n{ends}", True
+
+
+async def _keep(ctx: RunContext[ToolContext], name: str, content: bytes) -> str:
+    """Put all of a long stream into the workspace, and say where it is."""
+    path = f"{_OUTPUT_FOLDER}/{mark(ctx)}-{name}.txt"
     try:
-        change = await deps.workspace.prepare(path, content)
+        effects(ctx).files.append(await ctx.deps.workspace.prepare(path, content))
     except FileError as error:
-        return shown, f"{left_out} characters of {name} are lost: {error}", ()
-    return shown, f"{name} is cut; all of it is in {path}.", (change,)
+        return f"{name} is cut, and the rest of it is lost: {error}"
+    return f"{name} is cut; all of it is in {path}."
 
 
 def _listed(changes: Sequence[Change], removed: Sequence[str]) -> list[str]:

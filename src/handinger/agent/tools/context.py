@@ -1,5 +1,6 @@
 """What every tool gets of its turn, and what a call may do besides answering."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -99,6 +100,12 @@ async def cite(ctx: RunContext[ToolContext], pages: Sequence[tuple[str, str | No
         source = replace(known, title=known.title or storable)
         deps.sources[url] = source
         effects(ctx).sources.append(source)
+
+
+def mark(ctx: RunContext[ToolContext]) -> str:
+    """What tells the files of the call that is running from those of every other call."""
+    named = f"{ctx.deps.turn.id} {ctx.deps.step} {ctx.tool_call_id}"
+    return hashlib.sha256(named.encode()).hexdigest()[:12]
 
 
 def reserved_nano(ctx: RunContext[ToolContext]) -> int | None:

@@ -2,7 +2,7 @@
 
 from pydantic_ai import RunContext
 
-from handinger.agent.tools.context import ToolContext, effects
+from handinger.agent.tools.context import ToolContext, effects, mark
 from handinger.files import FileError
 
 MAX_CHARACTERS = 50_000
@@ -23,7 +23,7 @@ async def fit(ctx: RunContext[ToolContext], text: str, *, name: str, ending: str
 async def keep(ctx: RunContext[ToolContext], content: bytes, *, name: str, ending: str) -> str:
     """Put what a call brought into the workspace, unpublished; says where, or why it could not."""
     made = effects(ctx).files
-    path = f"{_FOLDER}/{name}-{ctx.deps.turn.id[-8:]}-{ctx.deps.step}-{len(made) + 1}{ending}"
+    path = f"{_FOLDER}/{name}-{mark(ctx)}-{len(made) + 1}{ending}"
     try:
         made.append(await ctx.deps.workspace.prepare(path, content))
     except FileError as error:

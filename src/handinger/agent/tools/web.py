@@ -15,6 +15,7 @@ from handinger.agent.tools.context import IDEMPOTENT, ToolContext, ToolPrice, ci
 from handinger.agent.tools.pages import Page
 from handinger.budgets import Spending
 from handinger.settings import Settings
+from handinger.storage.blobs import Content
 from handinger.web import reading, urls
 from handinger.web.fetching import Fetched, Fetcher
 from handinger.web.guard import Hosts, WebError
@@ -154,7 +155,7 @@ class WebTools:
     async def _read(self, ctx: RunContext[ToolContext], fetched: Fetched) -> Page:
         media_type = reading.kind_of(fetched)
         name = f"{FOLDER}/{_file_name(fetched.url)}"
-        keep: list[tuple[str, bytes]] = []
+        keep: list[tuple[str, Content]] = []
         text: PageText | None = None
         note = ""
         if reading.is_text(media_type):
@@ -165,8 +166,7 @@ class WebTools:
         else:
             note = f"This is no text ({media_type}, {fetched.size} bytes)."
         if text is None or media_type == "application/pdf":
-            fetched.body.seek(0)
-            keep.append((name + _suffix(media_type, ".bin"), fetched.body.read()))
+            keep.append((name + _suffix(media_type, ".bin"), fetched.body))
         try:
             changes = [await ctx.deps.workspace.prepare(path, content) for path, content in keep]
         except files.FileError as error:

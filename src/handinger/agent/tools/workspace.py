@@ -1,5 +1,7 @@
 """The file tools: read, list, write and publish in the worker's workspace."""
 
+import codecs
+import contextlib
 from typing import Annotated
 
 from pydantic import Field
@@ -7,11 +9,13 @@ from pydantic_ai import RunContext, Tool, ToolReturn
 
 from handinger.agent import pictures, taint
 from handinger.agent.tools.context import IDEMPOTENT, ToolContext, effects
-from handinger.files import Change, File
+from handinger.files import Change, File, Workspace
+from handinger.files.paths import HEAD_BYTES, looks_like_text
 
 _MAX_CHARACTERS = 50_000
 _MAX_LISTED = 1_000
 _MAX_DUMPED_BYTES = 4_096
+_MAX_CHARACTER_BYTES = 4  # in UTF-8
 
 
 async def write_file(ctx: RunContext[ToolContext], path: str, content: str) -> str:
@@ -38,34 +42,58 @@ async def read_file(
     text you get bytes in hexadecimal; `offset` and `limit` count bytes then.
     """
     file = await ctx.deps.workspace.find(path)
-    content = await ctx.deps.workspace.read(file)
-    kind = pictures.media_type(content)
+    head = b"".join([piece async for piece in ctx.deps.workspace.pieces(file, end=HEAD_BYTES)])
+    kind = pictures.media_type(head)
     if kind is not None and (offset, limit) == (0, _MAX_CHARACTERS):
         await taint.shown(ctx, file, "")
         return pictures.result(ctx, file, kind)
-    try:
-        text = content.decode()
-    except UnicodeDecodeError:
-        dump = _hexadecimal(file, content, offset, min(limit, _MAX_DUMPED_BYTES))
-        await taint.shown(ctx, file, dump)
-        return dump
-    piece = text[offset : offset + limit]
-    await taint.shown(ctx, file, piece)
-    rest = len(text) - offset - len(piece)
-    if rest <= 0:
-        return piece
-    return f"{piece}\n[{rest} more characters; go on with offset={offset + len(piece)}]"
+    if looks_like_text(head):
+        shown, told = await _text(ctx.deps.workspace, file, offset, limit)
+    else:
+        shown = told = await _hexadecimal(
+            ctx.deps.workspace, file, offset, min(limit, _MAX_DUMPED_BYTES)
+        )
+    await taint.shown(ctx, file, shown)
+    return told
 
 
-def _hexadecimal(file: File, content: bytes, offset: int, limit: int) -> str:
-    piece = content[offset : offset + limit]
+async def _text(workspace: Workspace, file: File, offset: int, limit: int) -> tuple[str, str]:
+    """Characters from `offset` on, alone and as the model is told; no more is read than needed.
+
+    What is in front of them has to be read to count its characters, but is not kept.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    kept = ""
+    ahead = offset  # characters in front of what is wanted
+    end = (offset + limit + 1) * _MAX_CHARACTER_BYTES
+    async with contextlib.aclosing(workspace.pieces(file, end=end)) as pieces:
+        async for piece in pieces:
+            text = decoder.decode(piece)
+            kept += text[ahead:]
+            ahead = max(0, ahead - len(text))
+            if len(kept) > limit:
+                break
+        else:
+            kept += decoder.decode(b"", final=True)[ahead:]
+    shown = kept[:limit]
+    notes: list[str] = []
+    if "\ufffd" in shown:
+        notes.append("bytes that are not UTF-8 are shown as \ufffd")
+    if len(kept) > limit:
+        notes.append(f"the file has {file.size} bytes; go on with offset={offset + limit}")
+    return shown, f"{shown}\n[{'; '.join(notes)}]" if notes else shown
+
+
+async def _hexadecimal(workspace: Workspace, file: File, offset: int, limit: int) -> str:
+    pieces = workspace.pieces(file, start=offset, end=offset + limit)
+    content = b"".join([piece async for piece in pieces])
     lines = [
-        f"{offset + start:08x}  {piece[start : start + 16].hex(' ')}"
-        for start in range(0, len(piece), 16)
+        f"{offset + start:08x}  {content[start : start + 16].hex(' ')}"
+        for start in range(0, len(content), 16)
     ]
-    rest = len(content) - offset - len(piece)
+    rest = file.size - offset - len(content)
     if rest > 0:
-        lines.append(f"[{rest} more bytes; go on with offset={offset + len(piece)}]")
+        lines.append(f"[{rest} more bytes; go on with offset={offset + len(content)}]")
     head = f"{file.path} is no text ({file.media_type}, {file.size} bytes):"
     return "\n".join((head, *lines))
 
