@@ -1,10 +1,12 @@
 """What the tests of every room share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from handinger.storage.embedded import EmbeddedPostgres
+from tests.support.commands import preloaded_commands
 
 
 @pytest.fixture(scope="module")
@@ -18,3 +20,10 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
     postgres = EmbeddedPostgres.join(tmp_path_factory.mktemp("postgres"))
     yield postgres
     postgres.leave()
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for `PATH`, whose `handinger` and `python` start in no time."""
+    with preloaded_commands(tmp_path_factory.mktemp("commands")) as folder:
+        yield folder

@@ -2,11 +2,8 @@
 
 import ast
 import importlib
-import os
 import pkgutil
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -21,7 +18,6 @@ from handinger.errors import RequestError
 from handinger.server import describe_app
 from handinger.settings import DEFAULT_BUDGETS, BudgetName, Settings
 from handinger.turns.endings import ErrorCode, IncompleteReason
-from tests.support.server import HandingerServer
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -233,38 +229,3 @@ def _anchors(text: str) -> set[str]:
 def test_every_decision_is_in_the_list():
     records = {path.name for path in (ROOT / "docs" / "adr").glob("[0-9]*.md")}
     assert set(re.findall(r"\((\d{4}-[\w-]+\.md)\)", _page("docs/adr/README.md"))) == records
-
-
-# The tour
-
-
-def test_the_tour_works_as_it_is_pasted(tmp_path: Path):
-    tour = _page("README.md").partition("\n## A 60-second tour\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"```bash\n(.*?)```", tour, flags=re.DOTALL)
-    server = HandingerServer(tmp_path / "data")
-    server.start()
-    try:
-        pasted = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", "\n".join(blocks)],
-            cwd=tmp_path,
-            env={
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-                "HOME": str(tmp_path),
-                "HANDINGER_DATA_DIR": str(server.data_dir),
-                "HANDINGER_BASE_URL": server.base_url,
-            },
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    finally:
-        server.close()
-    assert pasted.returncode == 0, pasted.stderr
-    for expected in (
-        "`12.5% of 240` = 30",  # the answer to the first instruction, and the file that it wrote
-        '"type":"finish"',  # the stream of the second
-        "2 ** 20` = 1048576",  # by the SDK
-        "17 * 23` = 391",  # by the command line
-    ):
-        assert expected in pasted.stdout

@@ -174,7 +174,14 @@ def replay(written: str) -> list[str]:
 
 
 @pytest.mark.skipif(not has_tmux(), reason="tmux is not installed")
-@pytest.mark.parametrize(("columns", "rows"), [(120, 30), (40, 20)], ids=["wide", "narrow"])
+@pytest.mark.parametrize(
+    ("columns", "rows"),
+    [
+        pytest.param(120, 30, id="wide"),
+        # On a real server both are in the default run.
+        pytest.param(40, 20, id="narrow", marks=pytest.mark.slow),
+    ],
+)
 def test_the_screen_is_whole_at_every_moment(stub: Stub, tmp_path: Path, columns: int, rows: int):
     tool, answer, rest = threading.Event(), threading.Event(), threading.Event()
     lines = "".join(f"Line {number} of the answer.\n\n" for number in range(30))

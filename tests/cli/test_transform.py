@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handinger.cli.failures import CommandError
@@ -118,11 +118,13 @@ def escaped(key: str) -> str:
     return "".join("\\" + character for character in key)
 
 
+@settings(max_examples=40)
 @given(key=keys, value=json_values, rest=st.dictionaries(keys, json_values, max_size=3))
 def test_any_key_can_be_named(key: str, value: Any, rest: dict[str, Any]):
     assert compile_path(escaped(key))({**rest, key: value}) == value
 
 
+@settings(max_examples=40)
 @given(values=st.lists(json_values, max_size=6))
 def test_arrays_are_counted_gone_through_and_turned(values: list[Any]):
     assert compile_path("#")(values) == len(values)
@@ -132,6 +134,7 @@ def test_arrays_are_counted_gone_through_and_turned(values: list[Any]):
         assert compile_path(str(place))(values) == value
 
 
+@settings(max_examples=40)
 @given(values=st.lists(st.integers(-5, 5), max_size=8), limit=st.integers(-5, 5))
 def test_a_query_and_its_opposite_share_an_array(values: list[Any], limit: int):
     above = compile_path(f"#(>{limit})#")(values)
@@ -142,6 +145,7 @@ def test_a_query_and_its_opposite_share_an_array(values: list[Any], limit: int):
     assert compile_path(f"#(>{limit})")(values) == next(iter(above), None)
 
 
+@settings(max_examples=40)
 @given(path=st.text(alphabet='ab01.|#@()[]{}*?\\"=<>!%,: ', max_size=16), value=json_values)
 def test_any_text_is_a_path_or_a_clear_error(path: str, value: Any):
     try:

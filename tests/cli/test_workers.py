@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from handinger.cli import following, output
 from tests.cli.conftest import Cli
-from tests.sdk.faces import KEY
 from tests.sdk.stub import (
     TURN_ID,
     WORKER_ID,
@@ -213,27 +212,26 @@ def test_a_file_that_cannot_be_written_is_status_2(cli: Cli, stub: Stub):
     assert "/no/such/folder/a cannot be written" in err
 
 
-def test_ctrl_c_detaches_and_says_how_to_come_back(stub: Stub):
+def test_ctrl_c_detaches_and_says_how_to_come_back(
+    cli: Cli, stub: Stub, monkeypatch: pytest.MonkeyPatch
+):
     hold = threading.Event()
     stub.on(POST, events(*FRAMES[:4], hold=hold))
-    command = [sys.executable, "-m", "handinger", "workers", "create", "--input", "a", "--stream"]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "HANDINGER_API_KEY": KEY, "HANDINGER_BASE_URL": stub.url},
-    ) as process:
-        assert process.stdout is not None
-        told = [process.stdout.readline() for _ in range(4)]
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+    told: list[Any] = []
+
+    def write(value: Any, *_: object, **__: object) -> None:
+        told.append(value)
+        if len(told) == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(output, "write", write)
+    monkeypatch.setattr(following, "SECOND_CHANCE_S", 0.0)
+    status, _, err = cli("workers", "create", "--input", "a", "--stream")
     hold.set()
-    assert b"text-delta" in told[3]
-    assert (process.returncode, out) == (130, b"")
+    assert (status, told[3]["type"]) == (130, "text-delta")
     come_back = f"handinger workers stream-updates {WORKER_ID} --last-event-id {TURN_ID}-1.0.3.5"
-    assert come_back in err.decode()
-    assert f"handinger workers cancel {WORKER_ID}" in err.decode()
-    assert "Traceback" not in err.decode()
+    assert come_back in err
+    assert f"handinger workers cancel {WORKER_ID}" in err
 
 
 def test_ctrl_c_while_waiting_says_where_to_look(stub: Stub):

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,18 +82,35 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandingerServer
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_snippet_runs(page: str, server: HandingerServer, tmp_path: Path):
+def test_every_snippet_runs(page: str, server: HandingerServer, commands: Path, tmp_path: Path):
     found = snippets(page)
     run = [snippet for snippet in found if snippet.language in ("bash", "python")]
     script = "".join(
         f"{snippet.command}\necho '{MARK}{place}'\n" for place, snippet in enumerate(run)
     )
-    done = subprocess.run(
+    done = paste(script, server, commands, tmp_path)
+    outputs = re.split(rf"{MARK}\d+\n", done.stdout)
+    failed = run[min(len(outputs), len(run)) - 1]
+    assert done.returncode == 0, f"{page}:{failed.line}\n{failed.text}\n{done.stderr[-3000:]}"
+    for snippet, output in zip(run, outputs, strict=False):
+        expected = _expected_after(snippet, found)
+        if expected is None:
+            # curl is content with every answer.
+            assert '{"error":"' not in output, f"{page}:{snippet.line} printed\n{output}"
+        else:
+            assert _pattern(expected).search(output), f"{page}:{snippet.line} printed\n{output}"
+
+
+def paste(
+    script: str, server: HandingerServer, commands: Path, folder: Path
+) -> subprocess.CompletedProcess[str]:
+    """Have a shell run it that knows where the server is, and its key."""
+    return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
-        cwd=tmp_path,
+        cwd=folder,
         env={
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": str(tmp_path),
+            "PATH": f"{commands}:{os.environ['PATH']}",
+            "HOME": str(folder),
             "HANDINGER_DATA_DIR": str(server.data_dir),
             "HANDINGER_BASE_URL": server.base_url,
             "HANDINGER_API_KEY": server.key,
@@ -106,16 +122,21 @@ def test_every_snippet_runs(page: str, server: HandingerServer, tmp_path: Path):
         timeout=TIMEOUT_S,
         check=False,
     )
-    outputs = re.split(rf"{MARK}\d+\n", done.stdout)
-    failed = run[min(len(outputs), len(run)) - 1]
-    assert done.returncode == 0, f"{page}:{failed.line}\n{failed.text}\n{done.stderr[-3000:]}"
-    for snippet, output in zip(run, outputs, strict=False):
-        expected = _expected_after(snippet, found)
-        if expected is None:
-            # curl is content with every answer.
-            assert '{"error":"' not in output, f"{page}:{snippet.line} printed\n{output}"
-        else:
-            assert _pattern(expected).search(output), f"{page}:{snippet.line} printed\n{output}"
+
+
+def test_the_tour_works_as_it_is_pasted(server: HandingerServer, commands: Path, tmp_path: Path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tour = readme.partition("\n## A 60-second tour\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```bash\n(.*?)```", tour, flags=re.DOTALL)
+    pasted = paste("\n".join(blocks), server, commands, tmp_path)
+    assert pasted.returncode == 0, pasted.stderr
+    for expected in (
+        "`12.5% of 240` = 30",  # the answer to the first instruction, and the file that it wrote
+        '"type":"finish"',  # the stream of the second
+        "2 ** 20` = 1048576",  # by the SDK
+        "17 * 23` = 391",  # by the command line
+    ):
+        assert expected in pasted.stdout
 
 
 def _expected_after(snippet: Snippet, found: list[Snippet]) -> str | None:

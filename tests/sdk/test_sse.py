@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handinger.sdk.sse import ServerSentEvent, SSEDecoder
@@ -60,6 +60,7 @@ def test_a_stream_gives_its_events(stream: bytes, expected: list[ServerSentEvent
     assert decode(*(stream[at : at + 1] for at in range(len(stream)))) == expected
 
 
+@settings(max_examples=40)
 @given(
     st.lists(
         st.sampled_from([b"data: ", b"id: 7", b"\r", b"\n", b"\r\n", b"\xef\xbb\xbf", b":", b"x"])

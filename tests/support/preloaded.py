@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import TypeVar
+
+Argument = TypeVar("Argument")
 
 _forking = multiprocessing.get_context("forkserver")
 _forking.set_forkserver_preload(
@@ -42,7 +45,12 @@ class Command:
 
 def start(command: Command) -> ForkServerProcess:
     """Run `handinger` in a process of its own, which ends with this one at the latest."""
-    process = _forking.Process(target=_run, args=(command,), daemon=True)
+    return fork(_run, command)
+
+
+def fork(act: Callable[[Argument], None], argument: Argument) -> ForkServerProcess:
+    """Call a function of a module in a process of its own, which does not outlive this one."""
+    process = _forking.Process(target=act, args=(argument,), daemon=True)
     process.start()
     return process
 
