@@ -105,9 +105,11 @@ def test_serve_runs_the_server_with_its_settings(
 
     class Server(ModuleType):
         @staticmethod
-        def serve(settings: Settings) -> None:
+        def serve(settings: Settings, postgres: object) -> None:
+            assert postgres is None
             served.append((settings.host, settings.port))
 
+    monkeypatch.setenv("HANDINGER_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     monkeypatch.setitem(sys.modules, "handinger.server", Server("handinger.server"))
     assert cli("serve", *arguments)[0] == 0
     assert served == [expected]
