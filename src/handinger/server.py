@@ -95,12 +95,13 @@ def configure_logging(settings: Settings) -> None:
             "fastmcp",
             "httpx",
             "httpx2",
-            "mail.log",
             "mcp",
             "procrastinate",
             "uvicorn",
         ):
             logging.getLogger(name).setLevel(logging.WARNING)
+        # It also quotes what strangers say that is no SMTP, as often as they like.
+        logging.getLogger("mail.log").setLevel(logging.ERROR)
 
 
 def _add_request_id(record: logging.LogRecord) -> bool:

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from handinger.email import smtp
 from handinger.settings import RateLimit, Settings
@@ -212,6 +214,58 @@ def test_one_mail_may_be_for_several_workers(world: World):
     first, second = world.new_address(), world.new_address()
     assert world.send(mail("For both."), first[1], second[1]) == (250, "")
     assert world.inputs(first[0]) == world.inputs(second[0]) == ["For both."]
+
+
+_COMMANDS = st.sampled_from(
+    [
+        b"EHLO x", b"HELO x", b"HELO \xff", b"MAIL FROM:<ada@trusted.example>", b"MAIL FROM:<>",
+        b"MAIL FROM:<ada@trusted.example> SIZE=99999999999999999999 BODY=8BITMIME",
+        b"MAIL FROM:<\xc3\xbc@trusted.example> SMTPUTF8", b"MAIL FROM:<\xff@x> SMTPUTF8",
+        b"RCPT TO:<worker+x@workers.example.org>", b"RCPT TO:<@a,@b:ada@x>", b'RCPT TO:<"a b"@x>',
+        b"DATA", b"RSET", b"NOOP", b"VRFY x", b"HELP", b"EXPN x", b"AUTH PLAIN AAAA", b"STARTTLS",
+        b".", b"", b"From: ada@trusted.example", b"\0", b"A" * 2000, b"BDAT 5 LAST",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2", b"GET / HTTP/1.1",
+    ]
+)  # fmt: skip
+
+
+@st.composite
+def _damaged(draw: st.DrawFn) -> bytes:
+    command = bytearray(draw(_COMMANDS))
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(command)))
+        command[at:at] = draw(st.binary(max_size=3))
+    return bytes(command)
+
+
+@given(st.lists(_COMMANDS | _damaged(), max_size=12))
+@example([b"EHLO x", b"VRFY a@"])
+@example([b"EHLO x", b"VRFY <\x88"])
+@example([b"EHLO x", b"MAIL FROM:<a@>"])
+@settings(max_examples=60, deadline=None)
+def test_no_command_is_too_odd(world: World, commands: list[bytes]):
+    """It is refused, and is no failure of the server; the shared one logs no traceback either."""
+    said = b"\r\n".join([*commands, b".", b"QUIT", b""])
+    answers = b""
+    with (
+        socket.create_connection(("127.0.0.1", world.smtp_port), timeout=20) as client,
+        contextlib.suppress(ConnectionError),  # After too many that are none, it hangs up.
+    ):
+        client.sendall(said)
+        while answer := client.recv(65536):
+            answers += answer
+    assert answers.startswith(b"220")
+    assert b"451 4.3.0" not in answers
+
+
+def test_what_strangers_say_is_not_in_the_log(world: World):
+    with socket.create_connection(("127.0.0.1", world.smtp_port), timeout=20) as client:
+        client.sendall(b"Nothing2say\r\nVRFY forged-2026 INFO line\r\nQUIT\r\n")
+        while client.recv(65536):
+            pass
+    log = world.server.log_path.read_text(errors="replace")
+    assert "Nothing2say".lower() not in log.lower()
+    assert "forged-2026" not in log
 
 
 def test_bare_line_ends_do_not_end_a_mail(world: World):

@@ -125,6 +125,18 @@ class _Connection(SMTP):
         self.idle = asyncio.Event()  # no mail is being stored
         self.idle.set()
 
+    async def push(self, status: str | bytes) -> None:
+        """Answer; what the other side said may stand in it, and need not be text."""
+        if isinstance(status, str):
+            status = status.encode(errors="backslashreplace")
+        await super().push(status)
+
+    def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
+        try:
+            return super()._getaddr(arg)
+        except Exception:  # The library stumbles over some addresses.
+            return None, None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Turn it away if there are too many."""
         if self._ip is None:
