@@ -378,6 +378,49 @@ async def test_a_model_that_keeps_its_limit_never_passes_the_cap(
         await asyncio.to_thread(examples)
 
 
+async def test_turns_that_keep_their_limits_never_overdraw_a_balance(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    """Whatever it is, down to the last nano-dollar that a credit is worth."""
+    script: list[Answer] = []
+    async with stage(
+        postgres,
+        tmp_path,
+        lambda number: script[(number - 1) % len(script)],
+        budgets=ONLY_MONEY,
+    ) as here:
+        organization = await keys.first_organization(here.database)
+        balance = 0
+
+        async def example(answers: list[Answer], credits: int) -> None:
+            nonlocal balance
+            script[:] = answers
+            here.calls.clear()
+            if credits != balance:
+                await accounts.grant(here.database, organization.id, credits=credits - balance)
+            turn = await here.run("unlimited")
+            account = await accounts.show(here.database, organization.id)
+            assert account is not None
+            balance = credits - turn["credits"]
+            assert account.balance_credits == balance >= 0
+            assert turn["cost_nano"] <= credits * NANO // 100
+            assert turn["steps"] == len(here.calls)
+
+        runner = asyncio.get_running_loop()
+
+        @hypothesis_settings(
+            max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        )
+        @given(st.lists(_honest, min_size=1, max_size=3), st.integers(1, 40))
+        def examples(answers: list[Answer], credits: int) -> None:
+            asyncio.run_coroutine_threadsafe(example(answers, credits), runner).result()
+
+        try:
+            await asyncio.to_thread(examples)
+        finally:
+            await accounts.lift(here.database, organization.id)
+
+
 # Tools with a price
 
 

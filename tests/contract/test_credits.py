@@ -55,7 +55,11 @@ class Office:
         """All that an organization has spent was spent a month ago."""
         # As a replica, for which the triggers do not hold that keep the ledger as it is.
         with psycopg.connect(self.url, options="-c session_replication_role=replica") as mine:
-            for table, column in (("accounts", "month"), ("ledger", "created_at")):
+            for table, column in (
+                ("accounts", "month"),
+                ("ledger", "created_at"),
+                ("turns", "held_month"),
+            ):
                 query = (
                     f"UPDATE {table} SET {column} = {column} - interval '1 month'"
                     " WHERE organization_id = %s"
@@ -241,6 +245,26 @@ def test_a_months_cap_is_402_and_counts_what_was_spent_before(office: Office, sc
     office.do(lambda db: accounts.cap_month(db, organization_id, None))  # pyright: ignore[reportArgumentType] # An id.
     assert worker_in(api.create(scripts(_paid())))["error"] is None
     assert office.rows("SELECT 1 FROM accounts WHERE organization_id = %s", organization_id) == []
+
+
+def test_a_turn_that_runs_over_the_end_of_a_month_is_paid_in_both(office: Office, scripts: Scripts):
+    """A call in the month in which it ends, and what it held in the month before is free there."""
+    organization_id, api = office.organization("new year")
+    office.do(lambda db: accounts.cap_month(db, organization_id, 10**9))  # pyright: ignore[reportArgumentType] # An id.
+    instruction = scripts.new()
+    gate, usage = instruction.gate("held"), Usage(prompt_tokens=8000, completion_tokens=2000)
+    steps = [Step(tool_calls=[LIST], usage=usage), Step(tool_calls=[LIST], usage=usage, gate=gate)]
+    instruction.model.script(instruction.name, [*steps, _paid()])
+    worker_id = api.start(instruction, budget="high")["id"]
+    instruction.wait_for(2)
+    assert api.client.get("/api/usage").json()["monthUsd"] > 0.01
+    office.a_month_passes(organization_id)
+    assert api.client.get("/api/usage").json()["monthUsd"] == 0
+    instruction.open("held")
+    worker = api.wait_until_idle(worker_id)
+    assert worker["usage"]["costUsd"] == 0.03
+    report = api.client.get("/api/usage").json()
+    assert (report["monthUsd"], report["total"]["usage"]["costUsd"]) == (0.02, 0.02)
 
 
 @pytest.mark.parametrize("is_capped", [False, True], ids=["first limit", "second limit"])

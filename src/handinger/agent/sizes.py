@@ -43,7 +43,7 @@ _IMAGE_TOKENS = 50_000
 _MEDIA_TOKENS = 1_000_000
 
 # What stands at the end of a result that is sent in part.
-CUT = "\n[cut off here: the budget of this turn does not cover more]"
+CUT = "\n[cut off here: the money of this turn does not cover more]"
 
 
 def definition_bytes(tools: Iterable[ToolDefinition]) -> int:
