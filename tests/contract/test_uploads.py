@@ -18,6 +18,7 @@ from tests.support.model_server import Step, ToolCall
 
 CSV = b"a,b\n1,2\n"
 BINARY = bytes(range(256)) * 40
+LARGE = bytes(range(256)) * 3000
 RETRY = {"X-Stainless-Retry-Count": "1"}
 _boundaries = itertools.count()
 
@@ -119,6 +120,7 @@ def test_files_of_a_form_are_in_the_inbox_and_the_agent_is_told(
     [
         (base64.b64encode(BINARY).decode(), None, BINARY, "application/octet-stream"),
         (base64.b64encode(b"hi").decode(), "text/x-own", b"hi", "text/x-own; charset=utf-8"),
+        (base64.b64encode(LARGE).decode(), None, LARGE, "application/octet-stream"),
         ("", None, b"", "text/plain; charset=utf-8"),
         ("data:image/png;base64," + base64.b64encode(b"p").decode(), None, b"p", "image/png"),
         ("data:,a%20b", None, b"a b", "text/plain; charset=utf-8"),
@@ -360,6 +362,18 @@ def test_a_key_with_another_boundary_joins_the_same_request(
     assert len(instruction.requests) == 1
 
 
+def test_a_large_file_in_json_is_a_part_of_the_request(api: Api, scripts: Scripts):
+    def sent(content: bytes) -> httpx2.Response:
+        file = {"filename": "a.bin", "data": base64.b64encode(content).decode()}
+        body = {"input": instruction.input, "files": [file]}
+        return api.client.post("/api/workers", json=body, headers=headers)
+
+    instruction, headers = scripts(Step(text="x")), {"Idempotency-Key": str(uuid.uuid4())}
+    first = worker_in(sent(LARGE))
+    assert worker_in(sent(LARGE))["id"] == first["id"]
+    error_in(sent(LARGE[:-1] + b"?"), 422, "idempotency_key_reused")
+
+
 @pytest.mark.parametrize("continuing", [False, True])
 def test_a_retry_with_another_boundary_joins_the_request_that_was_hung_up(
     api: Api, scripts: Scripts, continuing: bool
@@ -416,6 +430,8 @@ def test_an_invalid_form_is_422_and_says_where(other: Api, parts: list[Part], wh
         ([{"filename": "a"}], ["files", 0, "data"]),
         ([{"data": "YQ=="}, {"data": "?"}], ["files", 1, "data"]),
         ([{"data": "YQ"}], ["files", 0, "data"]),
+        ([{"data": "YQ==YQ=="}], ["files", 0, "data"]),
+        ([{"data": "A" * 999_998 + "=="}, {"data": "A" * 999_999}], ["files", 1, "data"]),
         ([{"data": "data:text/plain;base64,?"}], ["files", 0, "data"]),
         ([{"data": 1}], ["files", 0, "data"]),
         ([{"filename": 1, "data": "YQ=="}], ["files", 0, "filename"]),

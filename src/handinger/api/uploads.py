@@ -4,13 +4,15 @@ Everything is read and checked before anything is stored. Large files wait in te
 vanish with the process.
 """
 
+import asyncio
 import base64
 import binascii
 import contextlib
+import hashlib
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Request
@@ -32,6 +34,8 @@ _SPOOL_BYTES = 64 * 1024
 _MAX_FIELD_BYTES = 1024 * 1024
 _MAX_FIELDS = 100
 _FILES_FIELD = re.compile(r"files(\[\d*\])?")
+# Long texts are worked on in pieces; base64 can be cut after every fourth character.
+_PIECE = 256 * 1024
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?P<parameters>[^,]*),(?P<data>.*)", re.DOTALL)
 
 
@@ -74,7 +78,10 @@ async def read_instruction(
     content_type = request.headers.get("content-type", "")
     if content_type.split(";")[0].strip().lower() != _MULTIPART:
         body, fields = await read_json(request, model)
-        incoming = tuple(_read_file(file, number) for number, file in enumerate(body.files))
+        if body.files:
+            incoming, fields = await asyncio.to_thread(_read_files, body.files, fields)
+        else:
+            incoming = ()
         yield Sent(body, fields, incoming, is_multipart=False)
         return
     form = await _read_form(request)
@@ -168,6 +175,34 @@ def _field(name: str, text: str) -> object:
     return text
 
 
+def _read_files(
+    inputs: Sequence[FileInput], fields: dict[str, Any]
+) -> tuple[tuple[IncomingFile | LinkedFile, ...], dict[str, Any]]:
+    """The files of a JSON body, and the body's fields with a hash in the place of long texts.
+
+    Raises InvalidInput.
+    """
+    incoming = tuple(_read_file(file, number) for number, file in enumerate(inputs))
+    sent = cast("list[dict[str, Any]]", fields["files"])
+    files = [{name: _short(value) for name, value in file.items()} for file in sent]
+    return incoming, {**fields, "files": files}
+
+
+def _short(value: object) -> object:
+    if not isinstance(value, str) or len(value) <= _PIECE:
+        return value
+    hashed = hashlib.sha256()
+    for piece in _pieces(value):
+        hashed.update(piece.encode(errors="surrogatepass"))
+    return {"sha256": hashed.hexdigest()}
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """One after the other, so that between them the rest of the server gets its turn."""
+    for start in range(0, len(text), _PIECE):
+        yield text[start : start + _PIECE]
+
+
 def _read_file(file: FileInput, number: int) -> IncomingFile | LinkedFile:
     """The file that JSON carries or names. Raises InvalidInput."""
     if file.url is None:
@@ -195,14 +230,21 @@ def _decode(file: FileInput, text: str, number: int, field: str) -> IncomingFile
     url = _DATA_URL.fullmatch(text)
     try:
         if url is None:
-            content = base64.b64decode(text, validate=True)
+            content = _from_base64(text)
         else:
             media_type = media_type or url["type"]
             content = unquote_to_bytes(url["data"])
             if url["parameters"].lower().endswith(";base64"):
-                content = base64.b64decode(content, validate=True)
+                content = _from_base64(content.decode("ascii"))
     except (binascii.Error, ValueError) as error:
         raise InvalidInput.of(
             f"is neither base64 nor a data: URL ({error})", "files", number, field
         ) from error
     return IncomingFile(file.filename, media_type, content)
+
+
+def _from_base64(text: str) -> bytes:
+    """Raises ValueError."""
+    if "=" in text[:-2]:
+        raise ValueError("Excess data after padding")
+    return b"".join(base64.b64decode(piece, validate=True) for piece in _pieces(text))
