@@ -41,7 +41,8 @@ const transport = new DefaultChatTransport({
   fetch: async (_url, { method } = {}) =>
     method === "POST" ? response(first, { ends: false }) : response(again, { ends: true }),
 });
-const { promise: finished, resolve: finish } = Promise.withResolvers();
+let finish;
+const finished = new Promise((resolve) => (finish = resolve));
 const chat = new Chat({
   transport,
   onError: (error) => errors.push(String(error)),
