@@ -44,12 +44,13 @@ def examine(
     ip: str | None = HERE,
     envelope_sender: str = SENDER,
     relays: tuple[str, ...] = (),
+    timeout_s: float = 20,
 ) -> Verdict:
     read = Mail.read(raw)
     origin = Origin(ip, "mx.bank.example", envelope_sender)
     return provenance.examine(
         read.raw, read.headers, read.sender, origin,
-        resolver=resolver, timeout_s=20, trusted_relays=relays,
+        resolver=resolver, timeout_s=timeout_s, trusted_relays=relays,
     )  # fmt: skip
 
 
@@ -289,6 +290,12 @@ def test_names_that_do_not_answer_leave_it_open(
     raw = bank.sign(mail(sender=SENDER))
     zone.broken |= {"bank.example", "s1._domainkey.bank.example"}
     verdict = examine(raw, resolver)
+    assert (verdict.spf, verdict.signatures[0].result) == ("temperror", "temperror")
+    assert (verdict.verified, verdict.undecided) == (False, True)
+
+
+def test_without_time_to_ask_it_is_left_open(bank: Domain, resolver: dns.resolver.Resolver):
+    verdict = examine(bank.sign(mail(sender=SENDER)), resolver, timeout_s=0)
     assert (verdict.spf, verdict.signatures[0].result) == ("temperror", "temperror")
     assert (verdict.verified, verdict.undecided) == (False, True)
 

@@ -291,8 +291,9 @@ def test_the_size_is_announced_and_kept(model: ModelServer, names: DnsServer, tm
     small = World(tmp_path / "data", model, names, {
         **certificate(tmp_path),
         "HANDINGER_EMAIL_MAX_BYTES": "10000",
+        "HANDINGER_EMAIL_MAX_RECIPIENTS": "2",
         "HANDINGER_SMTP_MAX_CONNECTIONS_PER_IP": "3",
-        "HANDINGER_SMTP_RATE_LIMIT": "7/3600",
+        "HANDINGER_SMTP_RATE_LIMIT": "8/3600",
         "HANDINGER_SMTP_TIMEOUT_S": "5",
         "HANDINGER_SMTP_MAIL_TIMEOUT_S": "12",
         "HANDINGER_MAX_WAITING_TURNS_PER_WORKER": "1",
@@ -302,6 +303,7 @@ def test_the_size_is_announced_and_kept(model: ModelServer, names: DnsServer, tm
     try:
         _encryption(small, tmp_path)
         _sizes(small)
+        _too_many_recipients(small)
         _full_queue(small)
         _too_many_of_one_sender(small)
         _too_many_connections(small)
@@ -364,6 +366,20 @@ def _sizes(small: World) -> None:
     response = small.post(mail("x" * 10_001), address)
     assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
     assert "HANDINGER_EMAIL_MAX_BYTES" in response.json()["error"]
+
+
+def _too_many_recipients(small: World) -> None:
+    """Who gets it with the first lot, gets it; the others with the next."""
+    workers = [small.new_address() for _ in range(3)]
+    addresses = [address for _, address in workers]
+    raw = mail("For all.")
+    with small.connect() as client:
+        refused = client.sendmail(ADA, addresses, raw)
+        assert {to: answer[0] for to, answer in refused.items()} == {addresses[2]: 452}
+    assert [small.inputs(worker_id) for worker_id, _ in workers] == [["For all."]] * 2 + [[]]
+    answer = small.post(raw, *addresses)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+    assert "HANDINGER_EMAIL_MAX_RECIPIENTS" in answer.json()["error"]
 
 
 def _full_queue(small: World) -> None:
