@@ -62,7 +62,7 @@ async def deliver(database: Database, blobs: Blobs, settings: Settings, email_id
         email = await _claim(tenant, email)
         outcome = await _Attempt(tenant, email, blobs, settings).make()
     except _TakenOver:
-        logger.warning("The mail %s is another server's by now", email_id)
+        logger.warning("The mail %s is gone, or another server's by now", email_id)
         return
     await _note(tenant, email, outcome, settings)
 
