@@ -80,24 +80,24 @@ async def test_what_another_model_counted_is_not_believed(
     assert _is_bounded(here)
 
 
-@pytest.mark.parametrize("is_read_at_once", [True, False])
+@pytest.mark.parametrize("is_loaded_at_once", [True, False])
 async def test_a_call_without_a_picture_bounds_none_with_it(
     postgres: EmbeddedPostgres,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    is_read_at_once: bool,
+    is_loaded_at_once: bool,
 ):
-    """It could not be read for the call whose input was counted."""
+    """It could not be loaded for the call whose input was counted."""
     answers = [Answer(calls=[("show", {})], output_tokens=10), FEW, Answer("Done.")]
-    reads: list[str] = []
+    loads: list[str] = []
 
-    async def read(workspace: Workspace, sha256: str) -> bytes:
-        reads.append(sha256)
-        if not is_read_at_once and len(reads) == 1:
+    async def load(workspace: Workspace, sha256: str) -> bytes:
+        loads.append(sha256)
+        if not is_loaded_at_once and len(loads) == 1:
             raise OSError("The disk is away.")
         return b"GIF89a"
 
-    monkeypatch.setattr(Workspace, "read_picture", read)
+    monkeypatch.setattr(Workspace, "load", load)
 
     async def show(ctx: RunContext[ToolContext]) -> ToolReturn:
         """Show a picture."""
@@ -113,10 +113,10 @@ async def test_a_call_without_a_picture_bounds_none_with_it(
         image_input=True,
     ) as here:
         turn = await here.run("high")
-    assert (turn["error"], len(here.calls), len(reads)) == (None, 3, 2)
+    assert (turn["error"], len(here.calls), len(loads)) == (None, 3, 2)
     reserved = here.calls[-1].reserved_input
     assert reserved is not None
-    assert (reserved >= 50_000) is not is_read_at_once
+    assert (reserved >= 50_000) is not is_loaded_at_once
 
 
 async def test_a_call_that_concludes_is_bounded_with_the_note_that_it_sends_on_top(

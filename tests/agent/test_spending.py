@@ -21,14 +21,10 @@ from tests.support.spending import (
 )
 
 from handinger import keys
-from handinger.agent.shell import Ran
-from handinger.agent.tools import commands
 from handinger.agent.tools.context import ToolContext, ToolPrice, effects, reserved_nano
 from handinger.budgets import Spending, accounts
 from handinger.errors import PriceUnknown
-from handinger.files import Collected
 from handinger.ids import WorkerId
-from handinger.sandbox.process import Execution
 from handinger.settings import BudgetName
 from handinger.storage.embedded import EmbeddedPostgres
 
@@ -535,37 +531,6 @@ async def test_a_tool_that_makes_do_with_less_gets_what_is_left_beside_the_answe
     assert 0.3 * NANO < turn["sandbox_cost_nano"] < 0.5 * NANO
     assert turn["cost_nano"] <= 0.5 * NANO
     assert turn["output"][-1]["content"][0]["text"] == "Done."
-
-
-class _SlowToStop:
-    """A shell whose command ended long after its time."""
-
-    async def prepare(self) -> None:
-        """Nothing is needed."""
-
-    async def run(self, command: str, *, timeout_s: float) -> Ran:
-        return Ran(
-            Execution(137, b"", b"", seconds=timeout_s + 100, stopped="timeout"), Collected()
-        )
-
-
-async def test_a_command_costs_no_more_than_was_reserved_for_it(
-    postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Seven seconds, and five to stop it; that it took longer is not the turn's fault."""
-    monkeypatch.setattr(commands, "_shell", lambda _: _SlowToStop())
-
-    def answers(number: int) -> Answer:
-        call = ("run_command", {"command": "sleep 9", "timeout_seconds": 7})
-        return Answer("Done.", output_tokens=10) if number > 1 else Answer(calls=[call])
-
-    tools = commands.tools()
-    async with stage(
-        postgres, tmp_path, answers, tools=tools, sandbox_usd_per_second=0.001
-    ) as here:
-        turn = await here.run("high")
-    assert turn["sandbox_cost_nano"] == 12 * NANO // 1000
-    assert "did not end within 7 s" in str(turn["assistant_message"])
 
 
 async def test_a_summary_is_paid_for_by_the_turn_that_needs_it_and_is_no_step_of_it(

@@ -19,7 +19,7 @@ from tests.support.s3_server import S3Server
 from tests.support.server import HandingerServer
 
 # More than is sent in one request, and more than is held in memory.
-LARGE = 12_000_000
+LARGE = 20_000_000
 UPLOADED = os.urandom(LARGE)
 
 

@@ -14,13 +14,13 @@ from handinger.files.manifest import Change, File, Manifest
 from handinger.files.paths import FileError, is_published_by_default, media_type
 from handinger.files.tree import Scan, Stamp, Tree, why_no_path
 from handinger.files.workspace import Workspace
-from handinger.storage.blobs import Content, Digest, close, digest
+from handinger.storage.blobs import IN_MEMORY_BYTES, Content, Digest, close, digest
 
 # What tools make for themselves, by the thousand; nobody wants to be sent it.
 TOOLS_OWN = frozenset({"__pycache__", "bower_components", "node_modules", "site-packages", "venv"})
 # So many files are under way at a time, and so many bytes of them, unless it is one file.
 _BATCH_FILES = 64
-_BATCH_BYTES = 16 * 1024 * 1024
+_BATCH_BYTES = IN_MEMORY_BYTES
 
 _T = TypeVar("_T")
 

@@ -28,8 +28,8 @@ from handinger.storage.database import Tenant
 Content: TypeAlias = bytes | BinaryIO
 """Bytes; if they are many, in a file, which is read from its beginning and in pieces."""
 
-# So much of one content is held in memory at most.
-IN_MEMORY_BYTES = 1024 * 1024
+# So much of one content is held in memory at most: a copy on the disk takes longer.
+IN_MEMORY_BYTES = 16 * 1024 * 1024
 
 _CHUNK_BYTES = 1024 * 1024
 _HEAD_BYTES = 4096
