@@ -3,8 +3,9 @@
 import json
 import os
 import shlex
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -18,13 +19,6 @@ STDIO = f"{shlex.quote(sys.executable)} -m tests.support.mcp_server"
 TOKEN = "s3cret-token-of-the-operator"
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    postgres = EmbeddedPostgres.join(tmp_path_factory.mktemp("data"))
-    yield postgres
-    postgres.leave()
-
-
 @pytest.fixture(autouse=True)
 def data_dir(postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for name in [name for name in os.environ if name.startswith("HANDINGER_")]:
@@ -34,8 +28,27 @@ def data_dir(postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, tmp_pa
     return tmp_path
 
 
+Check = Callable[[str], tuple[int, str, str]]
+
+
+@pytest.fixture
+def check(commands: Path) -> Check:
+    """Run `mcp check`, which loads the agent, where that is loaded already."""
+
+    def run(name: str) -> tuple[int, str, str]:
+        command = [str(commands / "handinger"), "mcp", "check", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
 def test_a_server_from_adding_to_removing(
-    cli: Cli, postgres: EmbeddedPostgres, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli,
+    check: Check,
+    postgres: EmbeddedPostgres,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     secret_file = data_dir / "token"
     secret_file.write_text(TOKEN + "\n")
@@ -59,7 +72,7 @@ def test_a_server_from_adding_to_removing(
     assert TOKEN.encode() not in row[1]
     assert (data_dir / "secret.key").stat().st_mode & 0o777 == 0o600
     monkeypatch.setenv("HANDINGER_SECRET_KEY", "x" * 32)
-    status, _, err = cli("mcp", "check", "crm")
+    status, _, err = check("crm")
     assert (status, "HANDINGER_SECRET_KEY" in err) == (2, True)
 
     assert cli("mcp", "remove", "crm")[0] == 0
@@ -68,9 +81,9 @@ def test_a_server_from_adding_to_removing(
     assert (status, "no MCP server 'crm'" in err) == (2, True)
 
 
-def test_check_connects_and_lists_the_tools(cli: Cli):
+def test_check_connects_and_lists_the_tools(cli: Cli, check: Check):
     assert cli("mcp", "add", "local", STDIO, "--env", f"PYTHONPATH={ROOT}")[0] == 0
-    status, out, _ = cli("mcp", "check", "local")
+    status, out, _ = check("local")
     tools = {tool["name"]: tool for tool in json.loads(out)}
     assert status == 0
     assert tools["local_echo"]["mayWrite"] is True  # It says that it only reads.
@@ -79,7 +92,7 @@ def test_check_connects_and_lists_the_tools(cli: Cli):
     status, _, err = cli("mcp", "add", "local", STDIO)
     assert (status, "already" in err) == (2, True)
     assert cli("mcp", "add", "dead", "http://127.0.0.1:1/mcp", "--header", f"K={TOKEN}")[0] == 0
-    status, _, err = cli("mcp", "check", "dead")
+    status, _, err = check("dead")
     assert (status, "cannot be reached" in err, TOKEN in err) == (5, True, False)
 
 

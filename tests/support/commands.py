@@ -65,6 +65,7 @@ def _serve(listener: socket.socket) -> None:
     for package in ("handinger.cli", "handinger.sdk"):
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
             importlib.import_module(f"{package}.{module.name}")
+    importlib.import_module("handinger.agent.mcp")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nobody waits for the forks.
     while True:
         client, _ = listener.accept()
