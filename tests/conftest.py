@@ -4,9 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from handinger.storage.embedded import EmbeddedPostgres
 from tests.support.commands import preloaded_commands
+
+# Machines may be busy; what takes too long is ended by pytest's own limit.
+settings.register_profile("handinger", deadline=None)
+settings.load_profile("handinger")
 
 
 @pytest.fixture(scope="module")

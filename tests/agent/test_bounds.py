@@ -91,13 +91,13 @@ async def test_a_call_without_a_picture_bounds_none_with_it(
     answers = [Answer(calls=[("show", {})], output_tokens=10), FEW, Answer("Done.")]
     loads: list[str] = []
 
-    async def load(workspace: Workspace, sha256: str) -> bytes:
+    async def read(workspace: Workspace, sha256: str) -> bytes:
         loads.append(sha256)
         if not is_loaded_at_once and len(loads) == 1:
             raise OSError("The disk is away.")
         return b"GIF89a"
 
-    monkeypatch.setattr(Workspace, "load", load)
+    monkeypatch.setattr(Workspace, "read_picture", read)
 
     async def show(ctx: RunContext[ToolContext]) -> ToolReturn:
         """Show a picture."""
