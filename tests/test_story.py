@@ -412,7 +412,7 @@ class Telling(RuleBasedStateMachine):
 
 TestTelling = Telling.TestCase
 TestTelling.settings = settings(
-    max_examples=250,
+    max_examples=120,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -17,6 +17,7 @@ import pytest
 
 from handinger import keys
 from handinger.settings import Settings
+from handinger.storage import schema
 from handinger.storage.database import open_database
 from handinger.storage.embedded import EmbeddedPostgres
 from tests.contract.world import Api, Scripts
@@ -70,10 +71,20 @@ def database(postgres_url: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture(scope="session")
+def template(postgres_url: str, database: psycopg.Connection) -> str:
+    """The name of a database with the schema of this version, to be copied."""
+    name = "copied"
+    database.execute(f"CREATE DATABASE {name}".encode())
+    asyncio.run(schema.migrate(urlsplit(postgres_url)._replace(path=f"/{name}").geturl()))
+    return name
+
+
+@pytest.fixture(scope="session")
 def new_server(
     model: ModelServer,
     postgres_url: str,
     database: psycopg.Connection,
+    template: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[StartServer]:
     """Starts a server with settings of its own, on a database of its own."""
@@ -83,7 +94,7 @@ def new_server(
         def start(name: str, environment: Mapping[str, str]) -> HandingerServer:
             # A module whose parameters contain `::` may be told apart by xdist, and ask twice.
             name = f"{name}_{next(numbers)}"
-            database.execute(f"CREATE DATABASE {name}".encode())
+            database.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
             url = urlsplit(postgres_url)._replace(path=f"/{name}").geturl()
             server = HandingerServer(
                 tmp_path_factory.mktemp(name) / "data",

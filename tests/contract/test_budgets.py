@@ -59,7 +59,14 @@ def test_tools_that_are_called_in_the_last_call_are_not_run(api: Api, scripts: S
     assert worker_in(api.go_on(worker["id"], following))["output_text"] == "next"
 
 
-@pytest.mark.parametrize(("budget", "calls"), [("standard", 20), ("high", 100), (None, 20)])
+@pytest.mark.parametrize(
+    ("budget", "calls"),
+    [
+        ("standard", 20),
+        pytest.param("high", 100, marks=pytest.mark.slow),
+        (None, 20),
+    ],
+)
 def test_the_number_of_model_calls_is_that_of_the_budget(
     api: Api, scripts: Scripts, budget: str | None, calls: int
 ):

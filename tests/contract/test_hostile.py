@@ -17,7 +17,7 @@ MANY = "9" * 5000
 MANY_ZEROS = "0" * 5000 + "1"
 
 FUZZ = settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

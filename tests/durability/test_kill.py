@@ -96,13 +96,17 @@ BOUNDARIES = [
     Boundary("tool 1 ended, before its commit", _turn(3, committed=False), crashes=1),
     Boundary("after tool 1 committed", _turn(3, committed=True), crashes=1),
     Boundary("tool 2 ended, before its commit", _turn(4, committed=False), crashes=1, slow=True),
-    Boundary("after tool 2 committed, no call made", _turn(4, committed=True), crashes=1),
+    Boundary(
+        "after tool 2 committed, no call made", _turn(4, committed=True), crashes=1, slow=True
+    ),
     Boundary(
         "before response 2 commits", _turn(5, committed=False), (1, 2, 1), crashes=1, slow=True
     ),
     Boundary("after response 2 committed", _turn(5, committed=True), crashes=1, slow=True),
     Boundary("tool 3 ended, before its commit", _turn(6, committed=False), crashes=1, slow=True),
-    Boundary("after tool 3 committed, no call made", _turn(6, committed=True), crashes=1),
+    Boundary(
+        "after tool 3 committed, no call made", _turn(6, committed=True), crashes=1, slow=True
+    ),
     Boundary("before the final commit", _turn(7, committed=False), (1, 1, 2), crashes=1),
     Boundary("after the final commit, not answered", _turn(7, committed=True)),
     Boundary(

@@ -29,10 +29,10 @@ BOUNDARIES = [
     Boundary(
         "the alarm taken, nothing fired", Write("procrastinate_jobs", "UPDATE", committed=True)
     ),
-    Boundary("before the turn is stored", Write("turns", "INSERT")),
+    Boundary("before the turn is stored", Write("turns", "INSERT"), slow=True),
     Boundary("before its job is stored", Write("procrastinate_jobs", "INSERT", 2), slow=True),
     Boundary("before the schedule is stored", Write("schedules", "UPDATE"), slow=True),
-    Boundary("before the firing is stored", Write("firings", "INSERT")),
+    Boundary("before the firing is stored", Write("firings", "INSERT"), slow=True),
     Boundary("all stored, not told", Write("firings", "INSERT", committed=True)),
     Boundary("before a job is removed", Write("procrastinate_jobs", "DELETE"), slow=True),
     Boundary("a job removed", Write("procrastinate_jobs", "DELETE", committed=True), slow=True),

@@ -222,7 +222,13 @@ def test_an_answer_that_has_begun_is_cut_off_so_that_the_client_retries(
     assert post(stand.server, "", INPUT, key=key).json()["output_text"] == "It is written down."
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, id="SIGTERM"),
+    ],
+)
 def test_a_server_that_is_stopped_while_it_loads_leaves_no_postgresql(
     tmp_path: Path, number: signal.Signals
 ) -> None:

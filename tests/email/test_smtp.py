@@ -294,8 +294,8 @@ def test_the_size_is_announced_and_kept(model: ModelServer, names: DnsServer, tm
         "HANDINGER_EMAIL_MAX_RECIPIENTS": "2",
         "HANDINGER_SMTP_MAX_CONNECTIONS_PER_IP": "3",
         "HANDINGER_SMTP_RATE_LIMIT": "8/3600",
-        "HANDINGER_SMTP_TIMEOUT_S": "5",
-        "HANDINGER_SMTP_MAIL_TIMEOUT_S": "12",
+        "HANDINGER_SMTP_TIMEOUT_S": "3",
+        "HANDINGER_SMTP_MAIL_TIMEOUT_S": "8",
         "HANDINGER_MAX_WAITING_TURNS_PER_WORKER": "1",
         "HANDINGER_EMAIL_MAX_PER_SENDER_PER_HOUR": "3",
     })  # fmt: skip
@@ -434,7 +434,7 @@ def _too_slow(small: World) -> None:
             with contextlib.suppress(OSError, smtplib.SMTPServerDisconnected):
                 while (passed := time.monotonic() - begun) < 60:
                     slow.send("x")
-                    if passed < 6:
+                    if passed < 4:
                         steady.send("More.\r\n")
                     elif not is_whole:
                         steady.send(".\r\n")

@@ -3,7 +3,6 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,39 +28,37 @@ MIGRATIONS = Path(schema.__file__).parent / "migrations"
 _numbers = count()
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    postgres = EmbeddedPostgres.join(tmp_path_factory.mktemp("postgres"))
-    yield postgres
-    postgres.leave()
-
-
 @pytest.fixture
 def empty(postgres: EmbeddedPostgres) -> str:
     """The URL of a database without any table."""
     return new_database(postgres)
 
 
-def new_database(postgres: EmbeddedPostgres) -> str:
+def new_database(postgres: EmbeddedPostgres, *, template: str = "template1") -> str:
     name = f"schema_{next(_numbers)}"
     with psycopg.connect(postgres.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
     return urlsplit(postgres.url)._replace(path=f"/{name}").geturl()
 
 
-@pytest.fixture
-def migrated(empty: str) -> str:
-    """The URL of a database with the schema of this version."""
-    migrate(empty)
-    return empty
-
-
-@pytest.fixture
-def migrated_elsewhere(postgres: EmbeddedPostgres) -> str:
-    """Another one like that."""
+@pytest.fixture(scope="module")
+def template(postgres: EmbeddedPostgres) -> str:
+    """The name of a database with the schema of this version, to be copied."""
     url = new_database(postgres)
     migrate(url)
-    return url
+    return urlsplit(url).path[1:]
+
+
+@pytest.fixture
+def migrated(postgres: EmbeddedPostgres, template: str) -> str:
+    """The URL of a database with the schema of this version."""
+    return new_database(postgres, template=template)
+
+
+@pytest.fixture
+def migrated_elsewhere(postgres: EmbeddedPostgres, template: str) -> str:
+    """Another one like that."""
+    return new_database(postgres, template=template)
 
 
 def migrate(url: str) -> None:
