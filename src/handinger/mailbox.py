@@ -3,6 +3,7 @@
 Pure rules. A domain is kept as lower-case A-labels, so that no look-alike equals another.
 """
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -94,6 +95,19 @@ def of_header(value: str) -> tuple[str, Mailbox]:
     if len(angled) > 1 or plain.strip() != address:
         raise ValueError("it can be read in more than one way")
     return name, parse(address)
+
+
+def named_in(values: Iterable[str]) -> frozenset[str]:
+    """The addresses of the mailboxes in `To` or `Cc` headers; nothing that only looks like one."""
+    named = set[str]()
+    for value in values:
+        if len(value) > _MAX_HEADER_CHARACTERS:
+            continue
+        with contextlib.suppress(RecursionError):  # So many comments within comments.
+            for _, address in getaddresses([value]):
+                with contextlib.suppress(ValueError):
+                    named.add(str(parse(address)))
+    return frozenset(named)
 
 
 def parse_allow_list(entries: Iterable[str]) -> tuple[str, ...]:

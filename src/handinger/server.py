@@ -65,17 +65,23 @@ _CONNECTION_GRACE_S = 2
 _COLLECT_AFTER_OBJECTS = 10_000
 
 
-def serve(settings: Settings, postgres: Future[EmbeddedPostgres] | None) -> None:
+def serve(
+    settings: Settings,
+    postgres: Future[EmbeddedPostgres] | None,
+    told_to_stop: list[int],
+) -> None:
     """Run the server until SIGTERM or SIGINT. Raises HandingerServerError if it cannot start.
 
-    `postgres` is the embedded one, where there is no other; the caller holds its data directory.
+    `postgres` is the embedded one, where there is no other; the caller holds its data directory,
+    and notes the signals to stop that came before.
     """
     configure_logging(settings)
-    with (
-        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-        contextlib.suppress(asyncio.CancelledError),  # Stopped while it started.
-    ):
-        runner.run(_serve(settings, postgres))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(_serve(settings, postgres, told_to_stop))
+        except asyncio.CancelledError:
+            if not told_to_stop:
+                raise
 
 
 def configure_logging(settings: Settings) -> None:
@@ -109,10 +115,22 @@ def _add_request_id(record: logging.LogRecord) -> bool:
     return True
 
 
-async def _serve(settings: Settings, postgres: Future[EmbeddedPostgres] | None) -> None:
+async def _serve(
+    settings: Settings,
+    postgres: Future[EmbeddedPostgres] | None,
+    told_to_stop: list[int],
+) -> None:
     starting = asyncio.current_task()
     assert starting is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
+
+    def stop(number: int) -> None:
+        told_to_stop.append(number)
+        starting.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    if told_to_stop:
+        return
     model = models.build(settings)
     blobs = open_blobs(settings)
     if settings.dkim_key_file is not None:

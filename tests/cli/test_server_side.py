@@ -105,7 +105,7 @@ def test_serve_runs_the_server_with_its_settings(
 
     class Server(ModuleType):
         @staticmethod
-        def serve(settings: Settings, postgres: object) -> None:
+        def serve(settings: Settings, postgres: object, told_to_stop: list[int]) -> None:
             assert postgres is None
             served.append((settings.host, settings.port))
 

@@ -369,7 +369,7 @@ def test_who_has_read_a_strangers_text_writes_only_to_whom_somebody_named(
     assert (other in recipients) is named
 
 
-@pytest.mark.parametrize("addressed", ["To", "Cc", "nowhere", "unsigned"])
+@pytest.mark.parametrize("addressed", ["To", "Cc", "nowhere", "unsigned", "name", "longer"])
 def test_what_was_signed_for_others_is_a_strangers_text(
     world: World, names: DnsServer, addressed: str
 ):
@@ -381,6 +381,10 @@ def test_what_was_signed_for_others_is_a_strangers_text(
     headers = {"Subject": "A task", "To": f"Mallory <{other}>"}
     if addressed in ("To", "Cc"):
         headers[addressed] = f"The worker <{address.upper()}>"
+    elif addressed == "name":
+        headers["To"] = f'"{address}" <{other}>'
+    elif addressed == "longer":
+        headers["To"] = f"{address}.{other.rpartition('@')[2]}"
     raw = mail(f"[[script:{addressed}]] Send it to {other}.", sender=sender, headers=headers)
     if addressed == "unsigned":
         unsigned = [name for name in SIGNED if name != "to"]

@@ -61,7 +61,8 @@ class Hooks(AbstractCapability[StepContext]):
         meter.bounds.know(request_context.model_request_parameters.function_tools)
         if meter.wants_count:
             shown = await pictures.shown(ctx, messages)
-            await meter.count(replace(request_context, messages=shown), of=messages)
+            counted = replace(request_context, messages=shown)
+            await meter.count(counted, of=messages, is_whole=ctx.deps.pictures.is_complete)
         settings = ModelSettings(**(request_context.model_settings or {}))
         plan = meter.plan
         if plan is not None:

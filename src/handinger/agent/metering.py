@@ -128,15 +128,18 @@ class Meter:
             and self._bound.uncounted >= _WORTH_COUNTING
         )
 
-    async def count(self, request: ModelRequestContext, *, of: Sequence[ModelMessage]) -> None:
+    async def count(
+        self, request: ModelRequestContext, *, of: Sequence[ModelMessage], is_whole: bool
+    ) -> None:
         """Have the provider count a request that sends these messages.
 
-        Raises Remeasured, for a new plan; without a count, the call is made as it was planned.
+        Raises Remeasured, for a new plan; without a count, the call is made as it was planned. So
+        it is if the request is not whole: what it lacks may be there when it is made.
         """
         counter = self._metering.counter
         assert counter is not None
         self._asked_in_step = self.planned_step
-        counted = await counter.count(request)
+        counted = await counter.count(request) if is_whole else None
         if counted is not None and self.bounds.believe(counted, counter, of=of):
             self._found = (0, 0)
         elif self.plan is not None:

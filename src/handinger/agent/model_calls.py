@@ -87,7 +87,8 @@ class ModelCalls:
         assert isinstance(response, ModelResponse)
         price = attempt.process.metering.price
         attempt.unbooked = models.charge(response, plan.reservation, price)
-        if attempt.context.pictures.is_complete:
+        # The request of a conclusion may leave out results, and some providers' the tools.
+        if attempt.context.pictures.is_complete and not attempt.context.concluding:
             attempt.meter.bounds.note(response)
         _make_storable(response)
         attempt.teller.response(response)

@@ -14,6 +14,8 @@ from handinger.cli import output
 from handinger.cli.options import Options
 from handinger.cli.server_side import server_errors
 
+_TO_STOP = (signal.SIGINT, signal.SIGTERM)
+
 
 def serve(
     *,
@@ -28,34 +30,49 @@ def serve(
         from handinger.storage import embedded
 
         configured = settings.load(host=host, port=port)
-        with contextlib.ExitStack() as stack:
+        told: list[int] = []
+        with _noted(told), contextlib.ExitStack() as stack:
             postgres = None
-            with _told_to_stop() as told:
-                if configured.database_url is None:
-                    postgres = stack.enter_context(embedded.serving(configured.data_dir))
-                # The largest part by far, which is loaded while PostgreSQL starts.
-                from handinger.server import serve as serve_until_stopped
-            if not told:
-                serve_until_stopped(configured, postgres)
+            if configured.database_url is None:
+                postgres = stack.enter_context(embedded.serving(configured.data_dir))
+            # The server takes its handlers away, and then PostgreSQL has yet to be stopped.
+            stack.enter_context(_noted_at_the_end(told))
+            # The largest part by far, which is loaded while PostgreSQL starts.
+            from handinger.server import serve as serve_until_stopped
+
+            serve_until_stopped(configured, postgres, told)
 
 
 @contextlib.contextmanager
-def _told_to_stop() -> Generator[list[int]]:
-    """The signals to stop that come within this block, which they do not break off.
+def _noted(told: list[int]) -> Generator[None]:
+    """Signals to stop are noted within this block, and break nothing off.
 
     The exception of a signal may come up anywhere in an import, and be taken for its failure.
     """
-    told: list[int] = []
 
+    usual = [(number, signal.getsignal(number)) for number in _TO_STOP]
+    _note(told)
+    try:
+        yield
+    finally:
+        for number, handler in usual:
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _noted_at_the_end(told: list[int]) -> Generator[None]:
+    try:
+        yield
+    finally:
+        _note(told)
+
+
+def _note(told: list[int]) -> None:
     def note(number: int, frame: FrameType | None) -> None:
         told.append(number)
 
-    usual = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield told
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
+    for number in _TO_STOP:
+        signal.signal(number, note)
 
 
 def config(*, options: Annotated[Options, Parameter(parse=False)]) -> None:

@@ -1,8 +1,9 @@
 """Delivers the mails of the outbox by SMTP, each once.
 
-What a mail server takes and our note of that cannot be one transaction. If this process dies in the
-moment between them, or is held up so long that others take it for dead, the mail is sent again with
-the same `Message-ID`, by which mail programs know it; there is no other way to send it twice.
+What a mail server takes and our note of that cannot be one transaction. If this process ends in the
+moment between them, or is held up or cut off so long that others take it for dead, the mail is sent
+again with the same `Message-ID`, by which mail programs know it; there is no other way to send it
+twice.
 """
 
 import asyncio
@@ -20,9 +21,14 @@ from handinger.email.composing import Selection
 from handinger.email.outbox import DELIVER_EMAIL, OutboundEmail
 from handinger.settings import Settings
 from handinger.storage.blobs import Blobs
-from handinger.storage.database import Database, Tenant
+from handinger.storage.database import Database, Tenant, is_connection_error
 
 logger = logging.getLogger(__name__)
+
+# A host that has the whole mail may look at it for long before it says that it takes it. Whoever
+# does not wait for that sends it twice (RFC 5321, 4.5.3.2.6).
+_TAKING_TIMEOUT_S = 600.0
+_NOTE_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,12 @@ async def deliver(database: Database, blobs: Blobs, settings: Settings, email_id
     except _TakenOver:
         logger.warning("The mail %s is gone, or another server's by now", email_id)
         return
-    await _note(tenant, email, outcome, settings)
+    noting = asyncio.create_task(_note_surely(tenant, email, outcome, settings))
+    try:
+        await asyncio.shield(noting)
+    except asyncio.CancelledError:
+        await noting  # Of which little is left to do.
+        raise
 
 
 class _TakenOver(Exception):
@@ -142,7 +153,13 @@ class _Attempt:
         async with _next_host(self.settings) as client:
             # To come so far may have taken long.
             await self._require_mine()
-            await client.sendmail(sender, [recipient], raw, mail_options=options)
+            await client.sendmail(
+                sender,
+                [recipient],
+                raw,
+                mail_options=options,
+                timeout=max(_TAKING_TIMEOUT_S, self.settings.smtp_send_timeout_s),
+            )
 
     async def _require_mine(self) -> None:
         async with self.tenant.statements() as sql:
@@ -194,6 +211,19 @@ def _refused(error: aiosmtplib.SMTPException) -> _Outcome:
     if isinstance(error, aiosmtplib.SMTPNotSupported):
         return _Outcome(f"The mail server cannot take it: {error}"[:500], is_final=False)
     return _Outcome(f"The mail server does not answer: {error}"[:500], is_final=False)
+
+
+async def _note_surely(
+    tenant: Tenant, email: OutboundEmail, outcome: _Outcome, settings: Settings
+) -> None:
+    """A mail that was taken must not be sent again because the database was away for a while."""
+    while True:
+        try:
+            return await _note(tenant, email, outcome, settings)
+        except Exception as error:
+            if outcome.error is not None or not is_connection_error(error):
+                raise
+        await asyncio.sleep(_NOTE_AGAIN_S)
 
 
 async def _note(

@@ -22,6 +22,7 @@ import spf  # pyright: ignore[reportMissingTypeStubs]
 from authheaders import dmarc_lookup  # pyright: ignore[reportMissingTypeStubs]
 from dkim import util  # pyright: ignore[reportMissingTypeStubs]
 
+from handinger import mailbox
 from handinger.email.message import Headers
 from handinger.email.resolver import LookupFailed, Resolver
 from handinger.mailbox import Mailbox
@@ -86,7 +87,7 @@ class Verdict:
     seal: str | None = None
     # Where nothing but a signature vouches, whoever has the mail can hand it in. Whom it is for,
     # as far as that is signed; None if the sender's own host handed it in.
-    signed_for: str | None = None
+    signed_for: frozenset[str] | None = None
 
     def row(self) -> dict[str, Any]:
         """As it is stored, and shown on the wire."""
@@ -149,7 +150,7 @@ def examine(
         seal=next(iter(sorted(one.seal for one in examined if one.seal)), None),
         signed_for=None
         if from_its_host
-        else " ".join(one.recipients for one in examined if one.vouches).lower(),
+        else frozenset[str]().union(*(one.recipients for one in examined if one.vouches)),
     )
 
 
@@ -296,7 +297,7 @@ class _Examined:
     signature: Signature
     # The same for each copy of the mail, whatever somebody wrote into it that is not signed.
     seal: str | None = None
-    recipients: str = ""  # that it covers
+    recipients: frozenset[str] = frozenset()  # whose addresses it covers
 
     @property
     def vouches(self) -> bool:
@@ -314,12 +315,14 @@ class _Examined:
         if result != "pass":
             return cls(signature)
         signed = _signed(verifier.signature_fields)
-        recipients = [v for name in ("to", "cc") if name in signed for v in headers.all(name)]
+        recipients = mailbox.named_in(
+            value for name in ("to", "cc") if name in signed for value in headers.all(name)
+        )
         seal = None
         if "message-id" not in signed:
             value = b"".join(verifier.signature_fields[b"b"].split()).rstrip(b"=")
             seal = hashlib.sha256(value).hexdigest()
-        return cls(signature, seal, " ".join(recipients))
+        return cls(signature, seal, recipients)
 
 
 def _relaxed(raw: bytes) -> bytes:

@@ -154,7 +154,7 @@ class Runner:
         if now - self._watched_at < _WATCH_INTERVAL_S:
             return
         self._watched_at = now
-        segments = _detached_segments()
+        segments = _shared_segments()
         threads, memory_kb = 0, sum(segments.values())
         removed: dict[tuple[int, int], int] = {}
         for name in os.listdir("/proc"):
@@ -179,7 +179,7 @@ class Runner:
 
     def _clear(self) -> None:
         """No process is left. What nobody has must leave enough memory for the next."""
-        segments = _detached_segments()
+        segments = _shared_segments()
         if sum(segments.values()) * 1024 > self._limits["memory_bytes"] / 2:
             self._remove(segments)
 
@@ -223,14 +223,13 @@ def _removed_bytes(process: str, disks: "set[int]") -> "dict[tuple[int, int], in
     return found
 
 
-def _detached_segments() -> "dict[int, int]":
-    """Shared memory that no process has attached, so that none has it: kilobytes by its id."""
+def _shared_segments() -> "dict[int, int]":
+    """Segments of System V's shared memory: kilobytes by id. No process need have them mapped."""
     found: dict[int, int] = {}
     with contextlib.suppress(OSError), open("/proc/sysvipc/shm", "rb") as file:
         for line in file.read().splitlines()[1:]:
             columns = line.split()
-            if columns[6] == b"0":
-                found[int(columns[1])] = int(columns[14]) // 1024
+            found[int(columns[1])] = int(columns[14]) // 1024
     return found
 
 

@@ -114,14 +114,14 @@ class Sandbox:
     async def _watch_disk(self, process: SandboxProcess) -> None:
         """Stop everything when the disk holds more than it may; no kernel limit does that."""
         room_bytes: int | None = self._limits.disk_bytes
-        took = 0.0
+        took, free_bytes = 0.0, self._free_bytes()
         while process.is_alive:
-            free_bytes = self._free_bytes()
-            if free_bytes < self._limits.disk_reserve_bytes:
+            if self._free_bytes() < self._limits.disk_reserve_bytes:
                 # There are ways to have disk that nobody can count; this ends all of them.
                 process.stop("reserve")
             await self._rest(took / _LOOK_SHARE, free_bytes - (room_bytes or 0))
-            began = time.monotonic()
+            # From before the look, so that what is written meanwhile counts.
+            began, free_bytes = time.monotonic(), self._free_bytes()
             room_bytes = await asyncio.to_thread(self._room_bytes)
             took = time.monotonic() - began
             if room_bytes is None:
