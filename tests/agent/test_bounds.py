@@ -131,3 +131,16 @@ async def test_a_call_that_concludes_is_bounded_with_the_note_that_it_sends_on_t
     assert FEW.input_tokens is not None
     assert last.reserved_input is not None
     assert last.reserved_input - FEW.input_tokens >= last.bytes_sent - first.bytes_sent
+
+
+async def test_what_was_counted_for_a_conclusion_is_not_believed(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    """It may have left out results, and with some providers the tools."""
+    caps = {**ONLY_MONEY, "low": {"modelCalls": 1, "usd": 5}}
+    told = Answer("Done.", input_tokens=1000, output_tokens=10)
+    async with stage(postgres, tmp_path, lambda _: told, budgets=caps) as here:
+        first = await here.run("low", input=LONG)
+        await here.run("high", worker=WorkerId(first["worker_id"]))
+    assert [call.concluding for call in here.calls] == [True, False]
+    assert _is_bounded(here)
