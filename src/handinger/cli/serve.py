@@ -14,8 +14,6 @@ from handinger.cli import output
 from handinger.cli.options import Options
 from handinger.cli.server_side import server_errors
 
-_TO_STOP = (signal.SIGINT, signal.SIGTERM)
-
 
 def serve(
     *,
@@ -35,8 +33,8 @@ def serve(
             postgres = None
             if configured.database_url is None:
                 postgres = stack.enter_context(embedded.serving(configured.data_dir))
-            # The server takes its handlers away, and then PostgreSQL has yet to be stopped.
-            stack.enter_context(_noted_at_the_end(told))
+            # Once more, as the server takes them away, and PostgreSQL has yet to be stopped then.
+            stack.enter_context(_noted(told))
             # The largest part by far, which is loaded while PostgreSQL starts.
             from handinger.server import serve as serve_until_stopped
 
@@ -50,29 +48,15 @@ def _noted(told: list[int]) -> Generator[None]:
     The exception of a signal may come up anywhere in an import, and be taken for its failure.
     """
 
-    usual = [(number, signal.getsignal(number)) for number in _TO_STOP]
-    _note(told)
-    try:
-        yield
-    finally:
-        for number, handler in usual:
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _noted_at_the_end(told: list[int]) -> Generator[None]:
-    try:
-        yield
-    finally:
-        _note(told)
-
-
-def _note(told: list[int]) -> None:
     def note(number: int, frame: FrameType | None) -> None:
         told.append(number)
 
-    for number in _TO_STOP:
-        signal.signal(number, note)
+    usual = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
 
 
 def config(*, options: Annotated[Options, Parameter(parse=False)]) -> None:

@@ -7,7 +7,6 @@ from the root one name at a time, and no link is ever followed.
 import contextlib
 import errno
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Generator
@@ -20,6 +19,7 @@ from typing import BinaryIO, NamedTuple, cast
 from handinger.files.paths import MAX_PATH_BYTES, FileError, normalize
 from handinger.sandbox import folders
 from handinger.sandbox.descent import Descent, open_folder
+from handinger.storage import blobs
 from handinger.storage.blobs import IN_MEMORY_BYTES, Content
 
 # A pipe or a device must not make the opener wait.
@@ -148,10 +148,7 @@ class Tree:
             self._clear(parent, name)
             descriptor = os.open(name, _NEW, 0o600, dir_fd=parent)
             with open(descriptor, "wb") as file:
-                if isinstance(content, bytes):
-                    file.write(content)
-                else:
-                    shutil.copyfileobj(content, file, _PIECE_BYTES)
+                blobs.write(content, file)
                 file.flush()
                 if self.uid is not None:
                     os.fchown(descriptor, self.uid, self.uid)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Unpack
 
-from handinger.sdk import operations
+from handinger.sdk import operations, paging
 from handinger.sdk.answers import FileContent
 from handinger.sdk.caller import AsyncCaller, Caller
 from handinger.sdk.operations import RequestOptions
@@ -43,12 +43,10 @@ class Emails:
 
     def iterate(self, worker_id: str, **options: Unpack[RequestOptions]) -> Iterator[Email]:
         """All mails of the worker, newest first, page after page as they are asked for."""
-        cursor: str | None = None
-        while True:
-            page = self.list(worker_id, limit=100, cursor=cursor, **options)
-            yield from page.emails
-            if (cursor := page.next_cursor) is None:
-                return
+        return paging.each(
+            lambda cursor: self.list(worker_id, limit=paging.SIZE, cursor=cursor, **options),
+            lambda page: page.emails,
+        )
 
     def retrieve(
         self, email_id: str, *, worker_id: str, **options: Unpack[RequestOptions]
@@ -80,16 +78,11 @@ class AsyncEmails:
         operation = operations.list_emails(worker_id, limit=limit, cursor=cursor, **options)
         return await self._call(operation)
 
-    async def iterate(
-        self, worker_id: str, **options: Unpack[RequestOptions]
-    ) -> AsyncIterator[Email]:
-        cursor: str | None = None
-        while True:
-            page = await self.list(worker_id, limit=100, cursor=cursor, **options)
-            for email in page.emails:
-                yield email
-            if (cursor := page.next_cursor) is None:
-                return
+    def iterate(self, worker_id: str, **options: Unpack[RequestOptions]) -> AsyncIterator[Email]:
+        return paging.each_async(
+            lambda cursor: self.list(worker_id, limit=paging.SIZE, cursor=cursor, **options),
+            lambda page: page.emails,
+        )
 
     async def retrieve(
         self, email_id: str, *, worker_id: str, **options: Unpack[RequestOptions]

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeVar, Unpack, overload
 
-from handinger.sdk import downloads, operations
+from handinger.sdk import downloads, operations, paging
 from handinger.sdk.answers import FileContent
 from handinger.sdk.binding import Binding
 from handinger.sdk.caller import AsyncCaller, Caller
@@ -168,12 +168,10 @@ class Workers:
         self, *, status: WorkerStatus | None = None, **options: Unpack[RequestOptions]
     ) -> Iterator[Worker]:
         """All workers, newest first, page after page as they are asked for."""
-        cursor: str | None = None
-        while True:
-            page = self.list(limit=100, cursor=cursor, status=status, **options)
-            yield from page.workers
-            if (cursor := page.next_cursor) is None:
-                return
+        return paging.each(
+            lambda cursor: self.list(limit=paging.SIZE, cursor=cursor, status=status, **options),
+            lambda page: page.workers,
+        )
 
     def cancel(
         self, worker_id: str, *, turn_id: str | None = None, **options: Unpack[PostOptions]
@@ -200,12 +198,10 @@ class Workers:
 
     def iterate_turns(self, worker_id: str, **options: Unpack[RequestOptions]) -> Iterator[Turn]:
         """All turns of the worker, newest first, page after page as they are asked for."""
-        cursor: str | None = None
-        while True:
-            page = self.turns(worker_id, limit=100, cursor=cursor, **options)
-            yield from page.turns
-            if (cursor := page.next_cursor) is None:
-                return
+        return paging.each(
+            lambda cursor: self.turns(worker_id, limit=paging.SIZE, cursor=cursor, **options),
+            lambda page: page.turns,
+        )
 
     def retrieve_turn(
         self, turn_id: str, *, worker_id: str, **options: Unpack[RequestOptions]
@@ -380,16 +376,13 @@ class AsyncWorkers:
         operation = operations.list_workers(limit=limit, cursor=cursor, status=status, **options)
         return await self._call(operation.then(self._binding.page))
 
-    async def iterate(
+    def iterate(
         self, *, status: WorkerStatus | None = None, **options: Unpack[RequestOptions]
     ) -> AsyncIterator[Worker]:
-        cursor: str | None = None
-        while True:
-            page = await self.list(limit=100, cursor=cursor, status=status, **options)
-            for worker in page.workers:
-                yield worker
-            if (cursor := page.next_cursor) is None:
-                return
+        return paging.each_async(
+            lambda cursor: self.list(limit=paging.SIZE, cursor=cursor, status=status, **options),
+            lambda page: page.workers,
+        )
 
     async def cancel(
         self, worker_id: str, *, turn_id: str | None = None, **options: Unpack[PostOptions]
@@ -411,16 +404,13 @@ class AsyncWorkers:
         operation = operations.list_turns(worker_id, limit=limit, cursor=cursor, **options)
         return await self._call(operation)
 
-    async def iterate_turns(
+    def iterate_turns(
         self, worker_id: str, **options: Unpack[RequestOptions]
     ) -> AsyncIterator[Turn]:
-        cursor: str | None = None
-        while True:
-            page = await self.turns(worker_id, limit=100, cursor=cursor, **options)
-            for turn in page.turns:
-                yield turn
-            if (cursor := page.next_cursor) is None:
-                return
+        return paging.each_async(
+            lambda cursor: self.turns(worker_id, limit=paging.SIZE, cursor=cursor, **options),
+            lambda page: page.turns,
+        )
 
     async def retrieve_turn(
         self, turn_id: str, *, worker_id: str, **options: Unpack[RequestOptions]

@@ -7,6 +7,7 @@ are deleted without asking who else might need them.
 import asyncio
 import contextlib
 import hashlib
+import io
 import os
 import secrets
 import shutil
@@ -58,6 +59,12 @@ def close(content: Content) -> None:
     """Let go of it."""
     if not isinstance(content, bytes):
         content.close()
+
+
+def write(content: Content, file: BinaryIO) -> None:
+    """Add what is left of it to a file, in pieces: one large write may take ten times as long."""
+    source = io.BytesIO(content) if isinstance(content, bytes) else content
+    shutil.copyfileobj(source, file, _CHUNK_BYTES)
 
 
 async def _digest(content: Content) -> Digest:
@@ -215,12 +222,7 @@ def _write(folder: Path, key: str, content: Content) -> None:
         raise FileNotFoundError(f"The folder {path.parent} is removed again and again.")
     try:
         with file:
-            if isinstance(content, bytes):
-                # In pieces: Linux may take ten times as long for one large write.
-                for start in range(0, len(content), _CHUNK_BYTES):
-                    file.write(memoryview(content)[start : start + _CHUNK_BYTES])
-            else:
-                shutil.copyfileobj(content, file, _CHUNK_BYTES)
+            write(content, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

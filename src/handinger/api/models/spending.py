@@ -22,28 +22,6 @@ class Costs(BaseModel):
     ]
 
 
-class Usage(BaseModel):
-    """Tokens, steps, money and time."""
-
-    inputTokens: Annotated[int, Field(ge=0, description="Sent to the model.")]
-    outputTokens: Annotated[int, Field(ge=0, description="Answered by the model.")]
-    reasoningTokens: Annotated[int, Field(ge=0, description="Of the output, for reasoning.")]
-    cacheReadTokens: Annotated[
-        int, Field(ge=0, description="Of the input, from the provider's cache.")
-    ]
-    cacheWriteTokens: Annotated[
-        int, Field(ge=0, description="Of the input, to the provider's cache.")
-    ]
-    totalTokens: Annotated[int, Field(ge=0, description="Input and output.")]
-    steps: Annotated[int, Field(ge=0, description="Model calls.")]
-    costUsd: Annotated[float, Field(ge=0, description="The sum of the costs.")]
-    credits: Annotated[
-        int,
-        Field(ge=0, description="Of 0.01 USD, unless configured otherwise; rounded up per turn."),
-    ]
-    durationMs: Annotated[int, Field(ge=0, description="Time in which turns ran.")]
-
-
 class UsageTotals(BaseModel):
     """Tokens, steps and money of many turns; tokens and steps are the agent's own calls."""
 
@@ -59,6 +37,16 @@ class UsageTotals(BaseModel):
     totalTokens: Annotated[int, Field(ge=0, description="Input and output.")]
     steps: Annotated[int, Field(ge=0, description="Model calls.")]
     costUsd: Annotated[float, Field(ge=0, description="The sum of the costs.")]
+
+
+class Usage(UsageTotals):
+    """Tokens, steps, money and time."""
+
+    credits: Annotated[
+        int,
+        Field(ge=0, description="Of 0.01 USD, unless configured otherwise; rounded up per turn."),
+    ]
+    durationMs: Annotated[int, Field(ge=0, description="Time in which turns ran.")]
 
 
 class UsageSums(BaseModel):
