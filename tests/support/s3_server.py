@@ -7,17 +7,16 @@ import hashlib
 import hmac
 import itertools
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Self
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
+
+from tests.support.threaded import ThreadedServer
 
 REGION = "eu-central-1"
 MODIFIED = formatdate(1_700_000_000, usegmt=True)
@@ -30,7 +29,7 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
 @dataclass
-class S3Server:
+class S3Server(ThreadedServer):
     """One bucket. `objects` may be looked into at any time.
 
     `seen` are methods and targets, `ranges` what was read of objects that were not read whole.
@@ -51,10 +50,7 @@ class S3Server:
         class Handler(_Handler):
             store = self
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._listen(Handler)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -72,20 +68,6 @@ class S3Server:
         upload = f"upload-{next(self._numbers)}"
         self.uploads[upload] = {}
         return upload
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

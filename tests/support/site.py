@@ -2,11 +2,11 @@
 
 import contextlib
 import ssl
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
+
+from tests.support.threaded import ThreadedServer
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -37,7 +37,7 @@ def redirect(location: str, status: int = 302) -> Reply:
     return Reply("", status=status, headers={"Location": location})
 
 
-class Site:
+class Site(ThreadedServer):
     """`pages` may be changed while it runs; `seen` are the targets that were asked for."""
 
     def __init__(self, pages: Mapping[str, Answer] | None = None, host: str = "127.0.0.1") -> None:
@@ -63,12 +63,9 @@ class Site:
 
             do_POST = do_GET
 
-        self._server = ThreadingHTTPServer((host, 0), Handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
+        self._listen(Handler, host)
         self.port = self._server.server_port
         self.origin = f"http://{host}:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
     def use_tls(self, context: ssl.SSLContext) -> None:
         """Speak TLS from now on; a reader that does not trust it is no error here."""
@@ -76,17 +73,3 @@ class Site:
             self._server.socket, server_side=True, do_handshake_on_connect=False
         )
         self._server.handle_error = lambda request, client_address: None
-
-    def __enter__(self) -> "Site":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
