@@ -168,6 +168,7 @@ class Settings(BaseSettings):
     sandbox_dir: Path | None = None
     sandbox_paths: Annotated[tuple[Path, ...] | None, NoDecode] = None
     sandbox_memory_bytes: Annotated[int, Field(ge=64 * MIB)] = 1024 * MIB
+    sandbox_memory_reserve_bytes: Annotated[int, Field(ge=0)] = 128 * MIB
     sandbox_processes: Annotated[int, Field(ge=8)] = 256
     sandbox_cpus: Annotated[float, Field(ge=0.05)] = 1
     sandbox_cpu_s: Annotated[int, Field(ge=1)] = 600

@@ -343,11 +343,33 @@ DETACHED_HOG = (
     "time.sleep(1000)"
 )
 
+# Given back by the program, and kept by the kernel for as long as one page is mapped.
+GIVEN_BACK_HOG = (
+    "import mmap, time\nparts, zero = [], open('/dev/zero', 'r+b', buffering=0)\n"
+    "for _ in range(64):\n    part = mmap.mmap(-1, 16 << 20)\n"
+    "    part[:] = bytes(len(part))\n    part.madvise(mmap.MADV_DONTNEED)\n"
+    "    parts.append(part)\n    time.sleep(0.02)\n"
+    "time.sleep(1000)"
+)
+ZERO_HOG = GIVEN_BACK_HOG.replace("mmap(-1,", "mmap(zero.fileno(),")
+# Of each page read nothing is there but its place in a table of pages.
+TABLES_HOG = (
+    "import ctypes, time\nlibc = ctypes.CDLL(None)\nlibc.mmap.restype = ctypes.c_void_p\n"
+    "size, step = 512 << 30, 2 << 20\n"
+    "place = libc.mmap(None, ctypes.c_size_t(size), 1, 0x4022, -1, ctypes.c_long(0))\n"
+    "for at in range(place, place + size, step):\n    ctypes.c_char.from_address(at).value\n"
+    "    if (at - place) // step % 1024 == 0: time.sleep(0.005)\n"
+    "time.sleep(1000)"
+)
+
 
 @pytest.mark.parametrize(
     ("hog", "count"),
-    [(HOG, 6), (SHARED_HOG, 1), (DETACHED_HOG, 1)],
-    ids=["many", "shared", "detached"],
+    [
+        *((HOG, 6), (SHARED_HOG, 1), (DETACHED_HOG, 1)),
+        *((GIVEN_BACK_HOG, 1), (ZERO_HOG, 1), (TABLES_HOG, 1)),
+    ],
+    ids=["many", "shared", "detached", "given back", "given back of zeros", "tables"],
 )
 async def test_memory_has_its_limit_however_it_is_taken(held: Sandbox, hog: str, count: int):
     (held.workspace / "hog.py").write_text(hog)
@@ -383,7 +405,8 @@ async def test_memory_that_short_commands_leave_to_nobody_has_its_limit(held: Sa
 def memory_used() -> int:
     """Of the whole host: what belongs to processes, or to nobody, and not to files."""
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-    return sum(int(line[1]) * 1024 for line in lines if line[0] in ("AnonPages:", "Shmem:"))
+    counted = ("AnonPages:", "Shmem:", "PageTables:")
+    return sum(int(line[1]) * 1024 for line in lines if line[0] in counted)
 
 
 @pytest.mark.skipif(seccomp.program() is None, reason="the filter does not know this machine")
@@ -393,6 +416,23 @@ async def test_without_groups_there_is_no_memory_that_cannot_be_counted(
     done = await held.execute(["python3", "-c", "import os; os.memfd_create('x')"])
     refused = b"Operation not permitted" in done.stderr
     assert refused is ("without groups" in request.node.name)
+
+
+async def test_zeros_can_be_read_wherever_they_come_from(held: Sandbox):
+    assert await told(held, "head -c 3 /dev/zero | od -An -tx1") == " 00 00 00\n"
+
+
+async def test_nothing_that_is_not_counted_runs_while_the_memory_of_the_host_is_short(
+    folders: Folders, host: Host, little: Limits
+):
+    """Such as that of full sockets, which the kernel has for programs."""
+    host = replace(host, hierarchy=None, filter=seccomp.program(counted=False))
+    sandboxes = Sandboxes(folders, host, replace(little, memory_reserve_bytes=1 << 60))
+    try:
+        done = await sandboxes.create().shell("sleep 1000", timeout_s=30)
+    finally:
+        await sandboxes.close_all()
+    assert done.stopped == "memory_reserve"
 
 
 async def test_output_without_end_is_cut_off(small: Sandbox):
@@ -458,7 +498,7 @@ async def test_nothing_runs_while_the_disk_of_the_host_is_full(
         done = await sandboxes.create().shell("sleep 1000", timeout_s=30)
     finally:
         await sandboxes.close_all()
-    assert done.stopped == "reserve"
+    assert done.stopped == "disk_reserve"
 
 
 async def test_too_many_files_stop_everything(small: Sandbox):

@@ -150,3 +150,15 @@ async def test_a_disk_with_little_left_is_told(tmp_path: Path):
     found = {finding.name: finding for finding in (await examine(configured)).findings}
     assert found["disk"].state == "no"
     assert "HANDINGER_SANDBOX_DISK_RESERVE_BYTES" in found["disk"].advice
+
+
+async def test_memory_with_little_left_is_told_where_nobody_counts_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    configured = settings.load(data_dir=tmp_path, sandbox_memory_reserve_bytes=1 << 60)
+    for found, state in ((None, "no"), (Hierarchy("memory", "pids", "cpu"), "yes")):
+        monkeypatch.setattr(cgroups, "find", lambda found=found: found)
+        seen = {finding.name: finding for finding in (await examine(configured)).findings}
+        assert seen["memory"].state == state
+        told = "HANDINGER_SANDBOX_MEMORY_RESERVE_BYTES" in seen["memory"].advice
+        assert told is (state == "no")

@@ -38,6 +38,9 @@ _ETC_OF_OURS = {
 }
 _PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 _SHM_BYTES = 64 * 1024 * 1024
+# A shared mapping of /dev/zero is memory that nobody could count. The other one reads the same, and
+# cannot be mapped.
+_ZERO_WITHOUT_MEMORY = ("--dev-bind", "/dev/full", "/dev/zero")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,8 @@ class View:
             "MPLBACKEND": "Agg",
         }
 
-    def arguments(self, workspace: Path, temporary: Path) -> list[str]:
-        """Bubblewrap's, up to the command."""
+    def arguments(self, workspace: Path, temporary: Path, *, counted: bool) -> list[str]:
+        """Bubblewrap's, up to the command. `counted`: the kernel counts the sandbox's memory."""
         return [
             *("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net"),
             *("--unshare-uts", "--unshare-cgroup-try"),
@@ -82,6 +85,7 @@ class View:
             *("--new-session", "--die-with-parent", "--as-pid-1", "--clearenv"),
             *self._system(),
             *("--proc", "/proc", "--dev", "/dev"),
+            *(() if counted else _ZERO_WITHOUT_MEMORY),
             *("--size", str(_SHM_BYTES), "--tmpfs", _SHARED_MEMORY),
             *("--bind", str(temporary), _TEMPORARY, "--dir", "/run", "--dir", "/var"),
             *("--symlink", _TEMPORARY, f"/var{_TEMPORARY}"),

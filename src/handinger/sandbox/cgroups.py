@@ -60,6 +60,11 @@ class Hierarchy(Protocol):
         ...
 
 
+def counts_memory(hierarchy: Hierarchy | None) -> bool:
+    """Whether the kernel counts the memory of each group, whatever it is used for."""
+    return hierarchy is not None and "memory" in hierarchy.controllers
+
+
 def find(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self")) -> Hierarchy | None:
     """What this host offers to this process; None if nothing."""
     memberships = _memberships(proc)

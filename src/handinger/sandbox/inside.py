@@ -18,7 +18,6 @@ import time
 from typing import Any
 
 _WATCH_INTERVAL_S = 0.2
-_PAGE_KB = resource.getpagesize() // 1024
 
 
 class Runner:
@@ -173,6 +172,12 @@ class Runner:
             self._kill_all()
             self._remove(segments)
             self._tell({"exceeded": "memory"})
+        elif _available_bytes() < self._limits["memory_reserve_bytes"]:
+            # The kernel itself holds memory for programs, such as full sockets, that nobody can
+            # count; this ends all of it.
+            self._kill_all()
+            self._remove(segments)
+            self._tell({"exceeded": "memory_reserve"})
         elif sum(removed.values()) > self._limits["disk_bytes"]:
             self._kill_all()
             self._tell({"exceeded": "disk"})
@@ -198,16 +203,24 @@ class Runner:
 
 def _memory_kb(process: str) -> int:
     """What a process has that is not in a file; of what it shares with others, its part."""
-    counted = None
-    with contextlib.suppress(OSError), open(f"/proc/{process}/smaps_rollup", "rb") as file:
-        for line in file:
-            if line.startswith((b"Pss_Anon:", b"Pss_Shmem:")):
-                counted = (counted or 0) + int(line.split()[1])
-    if counted is not None:
-        return counted
-    # It does not let itself be looked into. What anybody may see counts files, too.
-    with open(f"/proc/{process}/statm", "rb") as file:
-        return int(file.read().split()[1]) * _PAGE_KB
+    # Tables of pages that it touched, and what of it was swapped out, are in no resident set.
+    beside_kb = _sum_kb(f"/proc/{process}/status", (b"VmPTE:", b"VmSwap:"))
+    try:
+        return beside_kb + _sum_kb(f"/proc/{process}/smaps_rollup", (b"Pss_Anon:", b"Pss_Shmem:"))
+    except OSError:
+        # It does not let itself be looked into. What anybody may see counts files, too.
+        return beside_kb + _sum_kb(f"/proc/{process}/status", (b"VmRSS:",))
+
+
+def _sum_kb(path: str, names: "tuple[bytes, ...]") -> int:
+    """What the kernel tells under these names. Raises OSError."""
+    with open(path, "rb") as file:
+        return sum(int(line.split()[1]) for line in file if line.startswith(names))
+
+
+def _available_bytes() -> int:
+    """What the whole host can still give to programs."""
+    return _sum_kb("/proc/meminfo", (b"MemAvailable:",)) * 1024
 
 
 def _removed_bytes(process: str, disks: "set[int]") -> "dict[tuple[int, int], int]":

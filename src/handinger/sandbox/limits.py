@@ -15,6 +15,7 @@ class Limits:
     """Each holds for all that runs in one sandbox together, unless it says otherwise."""
 
     memory_bytes: int
+    memory_reserve_bytes: int  # that stay available on the host, where no kernel counts for us
     processes: int  # threads count
     cpus: float  # processors' worth of time per second of wall time
     cpu_s: int  # processor time of one process
@@ -31,6 +32,7 @@ class Limits:
         """As this server is configured."""
         return cls(
             memory_bytes=settings.sandbox_memory_bytes,
+            memory_reserve_bytes=settings.sandbox_memory_reserve_bytes,
             processes=settings.sandbox_processes,
             cpus=settings.sandbox_cpus,
             cpu_s=settings.sandbox_cpu_s,
@@ -41,10 +43,11 @@ class Limits:
             output_bytes=settings.sandbox_output_bytes,
         )
 
-    def inside(self) -> dict[str, int]:
-        """What the first process of a sandbox has to know."""
+    def inside(self, *, counted: bool) -> dict[str, int]:
+        """What the first process of a sandbox has to know. `counted`: see `View.arguments`."""
         return {
             "memory_bytes": self.memory_bytes,
+            "memory_reserve_bytes": 0 if counted else self.memory_reserve_bytes,
             "disk_bytes": self.disk_bytes,
             "processes": self.processes,
             "cpu_s": self.cpu_s,

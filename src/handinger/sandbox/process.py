@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 
 from handinger.errors import HandingerServerError
 from handinger.sandbox.bubblewrap import View
-from handinger.sandbox.cgroups import Group, Hierarchy
+from handinger.sandbox.cgroups import Group, Hierarchy, counts_memory
 from handinger.sandbox.limits import Limits
 
 logger = logging.getLogger(__name__)
@@ -31,9 +31,12 @@ _MAX_MESSAGE_BYTES = 4096
 _CREDENTIALS = struct.Struct("3i")  # struct ucred
 _KILLED = 128 + signal.SIGKILL
 
-StopReason = Literal["timeout", "output", "memory", "processes", "disk", "reserve"]
+StopReason = Literal[
+    "timeout", "output", "memory", "processes", "disk", "memory_reserve", "disk_reserve"
+]
 _EXCEEDED: Mapping[object, StopReason] = {
     "memory": "memory",
+    "memory_reserve": "memory_reserve",
     "processes": "processes",
     "disk": "disk",
 }
@@ -54,6 +57,11 @@ class Host:
     uid: int | None  # whose user bubblewrap runs as; None: the server's own
     filter: bytes | None  # see seccomp.py
     hierarchy: Hierarchy | None
+
+    @property
+    def counts_memory(self) -> bool:
+        """Whether the kernel counts the memory of each sandbox, whatever it is used for."""
+        return counts_memory(self.hierarchy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,7 +377,8 @@ def _spawn(
     said: int,
 ) -> "subprocess.Popen[bytes]":
     """Start bubblewrap, from the loop's thread: the kernel ends it with the thread that did."""
-    arguments = [str(host.bwrap), *host.view.arguments(workspace, temporary)]
+    counted = host.counts_memory
+    arguments = [str(host.bwrap), *host.view.arguments(workspace, temporary, counted=counted)]
     passed = [channel.fileno()]
     with contextlib.ExitStack() as inherited:
         if host.filter is not None:
@@ -379,7 +388,7 @@ def _spawn(
             arguments += ["--seccomp", str(program)]
         # Isolated, and without site-packages: nothing of the host's configuration is loaded.
         arguments += [str(host.python), "-I", "-S", "-B", "-c", _inside()]
-        arguments += [str(channel.fileno()), json.dumps(limits.inside())]
+        arguments += [str(channel.fileno()), json.dumps(limits.inside(counted=counted))]
         return subprocess.Popen(
             arguments,
             env={},

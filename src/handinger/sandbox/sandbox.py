@@ -118,7 +118,7 @@ class Sandbox:
         while process.is_alive:
             if self._free_bytes() < self._limits.disk_reserve_bytes:
                 # There are ways to have disk that nobody can count; this ends all of them.
-                process.stop("reserve")
+                process.stop("disk_reserve")
             await self._rest(took / _LOOK_SHARE, free_bytes - (room_bytes or 0))
             # From before the look, so that what is written meanwhile counts.
             began, free_bytes = time.monotonic(), self._free_bytes()

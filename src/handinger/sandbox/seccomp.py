@@ -74,9 +74,13 @@ DENIED: Mapping[str, tuple[int | None, int | None]] = {
     "userfaultfd": (323, 282),
     "vhangup": (153, 58),
 }
-# Memory that belongs to no process cannot be counted; only control groups hold it.
+# Memory that belongs to no process cannot be counted; only control groups hold it. So it is with a
+# shared mapping without a file (`mmap`): a program can give its pages back, and the kernel keeps
+# them for as long as any process has one of them mapped.
 UNCOUNTED: Mapping[str, tuple[int, int]] = {"memfd_create": (319, 279), "memfd_secret": (447, 447)}
 _CLONE, _CLONE3, _IOCTL, _SOCKET = (56, 220), (435, 435), (16, 29), (41, 198)
+_MMAP = (9, 222)
+_MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20
 
 # Every CLONE_NEW... flag that `clone` knows.
 _CLONE_NAMESPACES = 0x7E020000
@@ -90,7 +94,8 @@ _EPERM, _ENOSYS, _EAFNOSUPPORT = 1, 38, 97
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
 
 _LOAD, _JUMP_EQUAL, _JUMP_FROM, _JUMP_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST, _SECOND = 0, 4, 16, 24  # offsets in `struct seccomp_data`
+# Offsets in `struct seccomp_data`.
+_NUMBER, _ARCHITECTURE, _FIRST, _SECOND, _FOURTH = 0, 4, 16, 24, 40
 
 
 def program(*, counted: bool = True) -> bytes | None:
@@ -122,6 +127,14 @@ def program(*, counted: bool = True) -> bytes | None:
         _step(_JUMP_BITS, _CLONE_NAMESPACES, 0, 1),
         _step(_RETURN, _errno(_EPERM)),
     )
+    if not counted:
+        steps += _on(
+            _MMAP[column],
+            _step(_LOAD, _FOURTH),
+            _step(_JUMP_BITS, _MAP_ANONYMOUS, 0, 2),
+            _step(_JUMP_BITS, _MAP_SHARED, 0, 1),
+            _step(_RETURN, _errno(_EPERM)),
+        )
     denied = [step for command in _DENIED_IOCTLS for step in _unless_equal(command, _errno(_EPERM))]
     steps += _on(_IOCTL[column], _step(_LOAD, _SECOND), *denied)
     allowed = [step for family in _ALLOWED_FAMILIES for step in _unless_equal(family, _ALLOW)]

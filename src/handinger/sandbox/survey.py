@@ -144,7 +144,7 @@ def _advice(said: str) -> str:
 def _candidates(bwrap: Path, view: View) -> list[Host]:
     """Ways to make sandboxes, the safest first."""
     hierarchy = cgroups.find()
-    program = seccomp.program(counted=hierarchy is not None and "memory" in hierarchy.controllers)
+    program = seccomp.program(counted=cgroups.counts_memory(hierarchy))
     shell = "bash" if Path("/usr/bin/bash").exists() or Path("/bin/bash").exists() else "sh"
     # Never as root: to the kernel root owns its settings in /proc, in every namespace.
     uid = _other_uid() if os.geteuid() == 0 else None
@@ -187,8 +187,8 @@ def _other_uid() -> int:
 
 async def _examine(host: Host, limits: Limits, folders: Folders, *, thorough: bool) -> Survey:
     """Run a command in a sandbox made so. Raises SandboxError."""
-    # A disk that is full now may be so no longer when a worker has a command.
-    whatever_is_free = replace(limits, disk_reserve_bytes=0)
+    # What is full now may be so no longer when a worker has a command.
+    whatever_is_free = replace(limits, disk_reserve_bytes=0, memory_reserve_bytes=0)
     sandbox = Sandbox(f"survey-{secrets.token_hex(4)}", folders, host, whatever_is_free)
     try:
         look = [str(host.python), "-c", _LOOK]
@@ -237,7 +237,11 @@ def _findings(
         )
     controllers = () if host.hierarchy is None else host.hierarchy.controllers
     memory, processes = f"{limits.memory_bytes // mib} MiB", f"{limits.processes}"
-    yield _about_limit("memory", "memory" in controllers, f"{memory} a sandbox", held=_EACH)
+    available_bytes = _available_bytes()
+    if host.counts_memory or available_bytes >= limits.memory_reserve_bytes:
+        yield _about_limit("memory", host.counts_memory, f"{memory} a sandbox", held=_EACH)
+    else:
+        yield _about_reserve(limits, available_bytes)
     yield _about_limit("processes", "pids" in controllers, f"{processes} a sandbox", held=_USER)
     if "cpu" in controllers:
         yield Finding("processors", "yes", f"At most {limits.cpus:g} a sandbox, behind the server.")
@@ -290,6 +294,24 @@ def _about_limit(name: str, by_kernel: bool, limit: str, *, held: str) -> Findin
         f"{held}.",
         _CGROUPS,
     )
+
+
+def _about_reserve(limits: Limits, available_bytes: int) -> Finding:
+    mib = 1024 * 1024
+    return Finding(
+        "memory",
+        "no",
+        f"Only {available_bytes // mib} MiB of the host's memory are available, so commands are "
+        "stopped as they start.",
+        f"Make {limits.memory_reserve_bytes // mib} MiB available, or set "
+        f"HANDINGER_SANDBOX_MEMORY_RESERVE_BYTES; with control groups none is needed. {_CGROUPS}",
+    )
+
+
+def _available_bytes() -> int:
+    """What the host can still give to programs."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
 def _about_disk(limits: Limits, free_bytes: int) -> Finding:

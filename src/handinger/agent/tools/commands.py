@@ -64,9 +64,12 @@ _STOPPED = {
     "have. Everything in the sandbox was stopped.",
     "disk": "The disk of the sandbox is full ({disk_mib} MiB, or {disk_entries} files and folders, "
     "temporary ones included). Everything in the sandbox was stopped. Remove what is not needed.",
-    "reserve": "The disk of the host is nearly full: less than {reserve_mib} MiB are free. "
-    "Everything in the sandbox was stopped. Its operator has to make room; remove what is not "
-    "needed, or do without.",
+    "memory_reserve": "The memory of the host is nearly used up: less than {memory_reserve_mib} "
+    "MiB are available. Everything in the sandbox was stopped. Work on smaller pieces, and try "
+    "again later.",
+    "disk_reserve": "The disk of the host is nearly full: less than {disk_reserve_mib} MiB are "
+    "free. Everything in the sandbox was stopped. Its operator has to make room; remove what is "
+    "not needed, or do without.",
 }
 
 
@@ -209,7 +212,8 @@ def _why_stopped(deps: ToolContext, reason: StopReason, time_limit: _TimeLimit) 
         processes=settings.sandbox_processes,
         disk_mib=settings.sandbox_disk_bytes // (1024 * 1024),
         disk_entries=settings.sandbox_disk_entries,
-        reserve_mib=settings.sandbox_disk_reserve_bytes // (1024 * 1024),
+        memory_reserve_mib=settings.sandbox_memory_reserve_bytes // (1024 * 1024),
+        disk_reserve_mib=settings.sandbox_disk_reserve_bytes // (1024 * 1024),
     )
 
 
