@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic_ai import RunContext, Tool, ToolReturn
 from pydantic_ai import exceptions as ai_errors
+from pydantic_ai.models import ModelRequestContext
 from tests.support.spending import LOOK, ONLY_MONEY, Answer, Stage, stage
 
 from handinger import prices
+from handinger.agent.counting import Counter
 from handinger.agent.tools.context import ToolContext
 from handinger.files import Workspace
 from handinger.ids import WorkerId
@@ -80,6 +82,12 @@ async def test_what_another_model_counted_is_not_believed(
     assert _is_bounded(here)
 
 
+async def show(ctx: RunContext[ToolContext]) -> ToolReturn:
+    """Show a picture."""
+    named = {"sha256": "0" * 64, "mediaType": "image/gif", "turn": ctx.deps.turn.id}
+    return ToolReturn("Here it is.", metadata={"picture": named})
+
+
 @pytest.mark.parametrize("is_loaded_at_once", [True, False])
 async def test_a_call_without_a_picture_bounds_none_with_it(
     postgres: EmbeddedPostgres,
@@ -98,12 +106,6 @@ async def test_a_call_without_a_picture_bounds_none_with_it(
         return b"GIF89a"
 
     monkeypatch.setattr(Workspace, "read_picture", read)
-
-    async def show(ctx: RunContext[ToolContext]) -> ToolReturn:
-        """Show a picture."""
-        named = {"sha256": "0" * 64, "mediaType": "image/gif", "turn": ctx.deps.turn.id}
-        return ToolReturn("Here it is.", metadata={"picture": named})
-
     async with stage(
         postgres,
         tmp_path,
@@ -114,6 +116,50 @@ async def test_a_call_without_a_picture_bounds_none_with_it(
     ) as here:
         turn = await here.run("high")
     assert (turn["error"], len(here.calls), len(loads)) == (None, 3, 2)
+    reserved = here.calls[-1].reserved_input
+    assert reserved is not None
+    assert (reserved >= 50_000) is not is_loaded_at_once
+
+
+@pytest.mark.parametrize("is_loaded_at_once", [True, False])
+async def test_nor_does_a_count_that_was_asked_for_without_it(
+    postgres: EmbeddedPostgres,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_loaded_at_once: bool,
+):
+    """The disk was away when the request was made to be counted, and is back when it is sent."""
+    answers = [Answer(calls=[("show", {})], output_tokens=10), Answer("Done.", output_tokens=10)]
+    loads: list[str] = []
+    counted: list[int] = []
+
+    async def read(workspace: Workspace, sha256: str) -> bytes:
+        loads.append(sha256)
+        if not is_loaded_at_once and len(loads) == 1:
+            raise OSError("The disk is away.")
+        return b"GIF89a"
+
+    async def count(counter: Counter, request: ModelRequestContext) -> int:
+        counted.append(len(loads))
+        return 2000
+
+    monkeypatch.setattr(Workspace, "read_picture", read)
+    monkeypatch.setattr(Counter, "count", count)
+    # So that little can be answered by what is known without a count: each call is 0.16 USD.
+    budgets = {"low": {"modelCalls": None, "usd": 0.36, "seconds": None}}
+    async with stage(
+        postgres,
+        tmp_path,
+        lambda n: answers[n - 1],
+        tools=[Tool(show)],
+        budgets=budgets,
+        image_input=True,
+    ) as here:
+        here.counter = Counter(counts_all=True)
+        turn = await here.run("low")
+    assert (turn["error"], turn["incomplete_reason"], len(here.calls)) == (None, None, 2)
+    assert counted == ([1] if is_loaded_at_once else [])
+    assert len(loads) == 2
     reserved = here.calls[-1].reserved_input
     assert reserved is not None
     assert (reserved >= 50_000) is not is_loaded_at_once

@@ -21,8 +21,8 @@ from tests.support.spending import (
 )
 
 from handinger import keys
-from handinger.agent.tools.context import ToolContext, ToolPrice, effects, reserved_nano
-from handinger.budgets import Spending, accounts
+from handinger.agent.tools.context import ToolContext
+from handinger.budgets import accounts
 from handinger.errors import PriceUnknown
 from handinger.ids import WorkerId
 from handinger.settings import BudgetName
@@ -419,118 +419,6 @@ async def test_turns_that_keep_their_limits_never_overdraw_a_balance(
             await asyncio.to_thread(examples)
         finally:
             await accounts.lift(here.database, organization.id)
-
-
-# Tools with a price
-
-
-async def buy(ctx: RunContext[ToolContext], usd: float) -> str:
-    """Buy something, at half of what it may cost."""
-    effects(ctx).spending += Spending(tool_cost_nano=round(usd * NANO / 2))
-    return f"bought for {usd / 2}"
-
-
-async def compute(ctx: RunContext[ToolContext]) -> str:
-    """Compute as long as there is money."""
-    granted = reserved_nano(ctx)
-    assert granted is not None
-    effects(ctx).spending += Spending(sandbox_cost_nano=granted)
-    return f"computed for {granted}"
-
-
-BUY = Tool(
-    buy,
-    metadata={"price": ToolPrice("tool", lambda _, args: round(float(args["usd"]) * NANO))},
-)
-COMPUTE = Tool(
-    compute,
-    metadata={"price": ToolPrice("sandbox", lambda _settings, _args: NANO, is_divisible=True)},
-)
-
-
-async def test_tools_of_one_step_are_reserved_together(postgres: EmbeddedPostgres, tmp_path: Path):
-    """Each alone would fit; the third does not any more."""
-
-    def answers(number: int) -> Answer:
-        if number > 1:
-            return Answer("Done.", output_tokens=10)
-        return Answer(calls=[("buy", {"usd": 0.2})] * 3, output_tokens=10)
-
-    async with stage(postgres, tmp_path, answers, tools=[BUY], budgets=ONLY_MONEY) as here:
-        turn = await here.run("standard")
-        rows = await here.ledger(turn)
-    assert turn["tool_cost_nano"] == 2 * 0.1 * NANO
-    assert [row["subject"] for row in rows] == ["a:b", "buy", "buy", "a:b"]
-    assert turn["cost_nano"] <= 0.5 * NANO
-    assert turn["incomplete_reason"] is None
-
-
-async def test_a_call_that_is_not_made_says_whose_money_it_is(
-    postgres: EmbeddedPostgres, tmp_path: Path
-):
-    """Also when it is the organization's, which a larger budget would not help."""
-
-    def answers(number: int) -> Answer:
-        if number % 2 == 0:
-            return Answer("Done.", output_tokens=10)
-        return Answer(calls=[("buy", {"usd": 0.6})], output_tokens=10)
-
-    async with stage(postgres, tmp_path, answers, tools=[BUY], budgets=ONLY_MONEY) as here:
-        poor = await here.run("standard")
-        organization = await keys.first_organization(here.database)
-        await accounts.grant(here.database, organization.id, credits=50)
-        try:
-            capped = await here.run("high")
-        finally:
-            await accounts.lift(here.database, organization.id)
-    said = [str(turn["assistant_message"]) for turn in (poor, capped)]
-    assert "and the budget 'standard' of this turn does not cover that" in said[0]
-    assert "and what this organization has left of its credits" in said[1]
-    assert [turn["tool_cost_nano"] for turn in (poor, capped)] == [0, 0]
-
-
-async def test_a_call_that_never_began_costs_nothing(postgres: EmbeddedPostgres, tmp_path: Path):
-    """The time is over while the call before it still runs."""
-    began: list[str] = []
-
-    async def wait(ctx: RunContext[ToolContext], name: str) -> str:
-        """Wait for ever."""
-        began.append(name)
-        await asyncio.Event().wait()
-        return name
-
-    price = ToolPrice("tool", lambda _settings, _args: NANO // 100)
-    tool = Tool(wait, sequential=True, metadata={"price": price})
-
-    def answers(number: int) -> Answer:
-        if number > 1:
-            return Answer("Done.", output_tokens=10)
-        return Answer(calls=[("wait", {"name": "a"}), ("wait", {"name": "b"})], output_tokens=10)
-
-    caps = {"standard": {"usd": 0.5, "seconds": 3}}
-    async with stage(postgres, tmp_path, answers, tools=[tool], budgets=caps) as here:
-        turn = await here.run("standard")
-        rows = await here.ledger(turn)
-    assert began == ["a"]
-    assert [(row["kind"], row["settled"]) for row in rows] == [
-        ("model", True),
-        ("tool", False),
-        ("model", True),
-    ]
-    assert turn["tool_cost_nano"] == NANO // 100
-
-
-async def test_a_tool_that_makes_do_with_less_gets_what_is_left_beside_the_answer(
-    postgres: EmbeddedPostgres, tmp_path: Path
-):
-    def answers(number: int) -> Answer:
-        return Answer("Done.") if number > 1 else Answer(calls=[("compute", {})], output_tokens=10)
-
-    async with stage(postgres, tmp_path, answers, tools=[COMPUTE], budgets=ONLY_MONEY) as here:
-        turn = await here.run("standard")
-    assert 0.3 * NANO < turn["sandbox_cost_nano"] < 0.5 * NANO
-    assert turn["cost_nano"] <= 0.5 * NANO
-    assert turn["output"][-1]["content"][0]["text"] == "Done."
 
 
 async def test_a_summary_is_paid_for_by_the_turn_that_needs_it_and_is_no_step_of_it(

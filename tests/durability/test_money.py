@@ -1,13 +1,18 @@
 """kill -9 between reserve and settle: nothing charged twice, nothing lost, nothing left over."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
+from handinger import keys
+from handinger.budgets import accounts
+from handinger.settings import Settings
+from handinger.storage.database import open_database
 from tests.durability.holding import Write
 from tests.durability.observing import wait_for
 from tests.durability.stand import Stand, accept, killed_in, post
@@ -149,6 +154,72 @@ def test_a_call_whose_answer_was_being_stored_is_paid_once_if_it_is_stored(
         lost = booked[0]
         assert (made, booked) == (3, [lost, settled, settled])
         assert lost[:2] == ("model", False)
+
+
+@pytest.fixture
+def balance(paid_stand: Stand) -> Iterator[int]:
+    """The organization of the stand has so many credits, for as long as a test lasts."""
+    configured = Settings.model_validate(
+        {"data_dir": paid_stand.data_dir, "database_url": paid_stand.observer.url}
+    )
+
+    async def grant(credits: int) -> None:
+        async with open_database(configured) as database:
+            organization = await keys.first_organization(database)
+            if credits:
+                await accounts.grant(database, organization.id, credits=credits)
+            else:
+                await accounts.lift(database, organization.id)
+
+    asyncio.run(grant(1000))
+    yield 1000
+    asyncio.run(grant(0))
+
+
+@pytest.mark.parametrize(
+    "died", ["in a model's call", pytest.param("in a tool's call", marks=_slow)]
+)
+def test_what_is_kept_for_the_conclusion_is_not_paid_for_when_its_process_dies(
+    paid_stand: Stand, engine: SearchEngine, balance: int, died: str
+) -> None:
+    """No call was made with it; with an account, the others are kept from it, no more."""
+    stand, name = paid_stand, died.replace(" ", "-").replace("'", "")
+    in_model = died == "in a model's call"
+    gate = f"{name}.held" if in_model else None
+    engine.seen.clear()
+    stand.model.script(
+        name,
+        [Step(tool_calls=[_SEARCH], usage=_USAGE, gate=gate), Step(text="Done.", usage=_USAGE)],
+    )
+    if not in_model:
+        engine.free.clear()
+    worker_id = accept(stand.server, "", f"[[script:{name}]] Work.").json()["id"]
+    if in_model:
+        stand.model.wait_for_requests(name, 1, timeout_s=30)
+    else:
+        wait_for(lambda: engine.seen, "the search", timeout_s=30)
+    ((turn_id, reservations, held),) = stand.observer.rows(
+        "SELECT id, reservations, held_nano FROM turns WHERE worker_id = %s", worker_id
+    )
+    under_way, kept = cast(list[dict[str, Any]], reservations)
+    assert (under_way["is_kept"], kept["is_kept"]) == (False, True)
+    assert held == under_way["cost_nano"] + kept["cost_nano"]
+    stand.kill()
+    stand.model.open_gate(f"{name}.held")
+    engine.free.set()
+    stand.start()
+
+    booked = _ended(stand, turn_id)
+    model, search = ("model", True, _SETTLED_NANO), ("tool", True, _SEARCH_NANO)
+    lost = (under_way["kind"], False, under_way["cost_nano"])
+    assert booked == ([lost, model, search, model] if in_model else [model, lost, search, model])
+    ((left, credits, held_credits),) = stand.observer.rows(
+        "SELECT a.balance_credits, t.credits, t.held_credits FROM accounts a"
+        " JOIN turns t USING (organization_id) WHERE t.id = %s",
+        turn_id,
+    )
+    spent = -(-sum(nano for *_, nano in booked) // 10_000_000)
+    assert (left, credits, held_credits) == (balance - spent, spent, spent)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from handinger.agent.tools.context import ToolContext
 from handinger.budgets import accounts
 from handinger.ids import WorkerId
 from handinger.live import Hub
+from handinger.sandbox.sandbox import Sandboxes
 from handinger.settings import BudgetName, Settings
 from handinger.storage.blobs import open_blobs
 from handinger.storage.database import Database, open_database
@@ -72,6 +73,7 @@ class Stage:
     tools: Sequence[Tool[ToolContext]] = ()
     unmetered: Sequence[Tool[ToolContext]] = ()  # tools that no process knows ahead, as of MCP
     counter: Counter | None = None
+    sandboxes: Sandboxes | None = None
     model: Model | None = None  # in the place of what `answers` says
     during: Callable[[Answer], Awaitable[None]] | None = None  # before the model answers
     calls: list[Call] = field(default_factory=list[Call])
@@ -119,6 +121,18 @@ class Stage:
         source: Source = "api",
     ) -> dict[str, Any]:
         """One turn, from its acceptance to its end; its row."""
+        turn = await self.accept(budget, input=input, worker=worker, source=source)
+        return await self.carry_out(turn)
+
+    async def accept(
+        self,
+        budget: BudgetName = "low",
+        *,
+        input: str = "Work.",
+        worker: WorkerId | None = None,
+        source: Source = "api",
+    ) -> NewTurn:
+        """A turn that waits."""
         organization = await keys.first_organization(self.database)
         instruction = Instruction(input=input, budget=budget, source=source)
         turn = NewTurn.of(worker or WorkerId(ids.new("wrk")), instruction)
@@ -128,9 +142,17 @@ class Stage:
             )
         else:
             await accept.continue_worker(self.database, self.configured, organization.id, turn)
+        return turn
+
+    async def carry_out(self, turn: NewTurn) -> dict[str, Any]:
+        """A turn to its end, by a server of its own; its row."""
         async with asyncio.timeout(60):
             await self.runner().drain(turn.worker_id)
         await self.check()
+        return await self.row(turn)
+
+    async def row(self, turn: NewTurn) -> dict[str, Any]:
+        """A turn as it stands."""
         async with self.database.system().statements() as sql:
             row = await sql.value("SELECT to_json(t) FROM turns t WHERE id = %(id)s", id=turn.id)
         row["cost_nano"] = sum(
@@ -159,6 +181,7 @@ class Stage:
             model=model,
             stopping=asyncio.Event(),
             conversations=Conversations(),
+            sandboxes=self.sandboxes,
             metering=Metering(
                 self.configured,
                 price=self.price,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,8 +29,8 @@ class Attempt:
     """What those who carry out a turn share.
 
     The conversation is always what the journal holds; only `write` changes it. What costs money and
-    is not in the journal yet stands in `context.under_way` and `unbooked`, so that it is booked
-    however the attempt ends.
+    is not in the journal yet stands in `context.under_way` and `unbooked`. The next record that is
+    stored books it, whichever that is; so it is booked however the attempt ends.
     """
 
     def __init__(self, process: Process, turn: ClaimedTurn, story: Story, opening: Opening) -> None:
@@ -43,7 +44,7 @@ class Attempt:
         self.allowance = opening.allowance
         self.meter = opening.meter
         self.conversation = opening.conversation
-        self.unbooked: Charge | None = None  # what a model call cost, once that is known
+        self.unbooked: list[Charge] = []  # of calls that are over
         self.cancelled = asyncio.Event()
         self._commit: asyncio.Task[None] | None = None
         workspace = files.Workspace(
@@ -92,7 +93,9 @@ class Attempt:
         *,
         goes_on: Conversation | None = None,
     ) -> None:
-        """Journal a step. A caller that is cancelled meanwhile does not tear the transaction.
+        """Journal a step, with the charges for all that is over by now.
+
+        A caller that is cancelled meanwhile does not tear the transaction.
 
         `goes_on`: what the conversation becomes with it, if not just longer.
         """
@@ -103,8 +106,8 @@ class Attempt:
     async def _write(
         self, record: Record, messages: Sequence[ModelMessage], goes_on: Conversation | None
     ) -> None:
-        await self.journal.write(record)
-        self.context.under_way = self.unbooked = None
+        await self.journal.write(replace(record, charges=self.unbooked))
+        self.context.under_way, self.unbooked = None, []
         self.context.granted, self.context.purse = self.meter.granted, self.meter.purse
         self.conversation = goes_on or self.conversation
         self.conversation.messages.extend(messages)
@@ -122,7 +125,7 @@ class Attempt:
 
     async def release(self) -> None:
         """Give the turn back; what is reserved for calls that are under way is booked later."""
-        held = [self.context.under_way, *map(self.granted_to, self.open_calls())]
+        held = [self.context.under_way, *map(self.spent_at_most, self.open_calls())]
         under_way = [reservation for reservation in held if reservation]
         await self.journal.release(under_way=under_way)
 
@@ -139,11 +142,6 @@ class Attempt:
         """The tool calls of the last response that have no result yet."""
         return open_calls(self.conversation, self.context.results)
 
-    def granted_to(self, call: ToolCallPart) -> Reservation | None:
-        """What is reserved for a tool's call that has begun."""
-        begun = (self.context.step, call.tool_call_id) in self.context.begun
-        return self.meter.granted.get(call.tool_call_id) if begun else None
-
     def next_call(self, conversation: Conversation | None = None) -> Reserve:
         """Reserves for the model call that follows what is in the journal, or this conversation."""
         return for_next_call(
@@ -153,12 +151,33 @@ class Attempt:
             turn=self.turn,
         )
 
-    def abandoned(self) -> list[Charge]:
-        """The charges for a model call that is under way and is given up."""
-        if self.unbooked is not None:
-            return [self.unbooked]
+    # Money
+
+    def answered(self, charge: Charge) -> None:
+        """The model call that was under way is over, and this is what it cost."""
+        self.context.under_way = None
+        self.unbooked.append(charge)
+
+    def give_up_call(self, *, is_repeated: bool = False) -> None:
+        """Book all that is reserved for a model call that is under way.
+
+        One that is repeated counts as the same step, and is paid for each time.
+        """
         held = self.context.under_way
-        return [] if held is None else [held.in_full(steps=int(held.kind == "model"))]
+        if held is not None:
+            counts = held.kind == "model" and not is_repeated
+            self.answered(held.in_full(steps=int(counts)))
+
+    def spent_at_most(self, call: ToolCallPart) -> Reservation | None:
+        """What an open call of a tool may have cost by now, within what is reserved for it."""
+        context = self.context
+        held = self.meter.granted.get(call.tool_call_id)
+        if held is None or (context.step, call.tool_call_id) not in context.begun:
+            return None
+        if not self.meter.is_metered(call):
+            return held
+        spent = context.effects[call.tool_call_id].spending.cost_nano
+        return replace(held, cost_nano=spent) if spent else None
 
 
 def seconds_until(moment: datetime | None) -> float | None:

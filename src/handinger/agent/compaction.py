@@ -32,7 +32,7 @@ from handinger.agent.attempt import Attempt, seconds_until
 from handinger.agent.conversation import Conversation
 from handinger.agent.model_calls import ModelFailed
 from handinger.agent.ui_events import clean
-from handinger.budgets import Charge, Reservation
+from handinger.budgets import Reservation
 from handinger.turns import summaries
 from handinger.turns.journal import Record
 from handinger.turns.summaries import Summary
@@ -143,9 +143,7 @@ class Compactor:
         reserve = attempt.meter.for_summary([asked], output=cut.most_output, step=step)
         await attempt.write(Record(reserve=reserve))
         held = attempt.context.under_way = attempt.meter.summary
-        text, charges = "", list[Charge]()
-        if held is not None:
-            text, charges = await self._summarize(asked, cut, held)
+        text = "" if held is None else await self._summarize(asked, cut, held)
         model = attempt.process.settings.model_id
         head = _head(cut, text, model=model, instruction=prompt.instruction(turn))
         goes_on = _compacted(attempt.conversation, cut, head)
@@ -157,16 +155,14 @@ class Compactor:
             turn_id=turn.id,
         )
         following = attempt.next_call(goes_on)
-        record = Record(writes=[store], charges=charges, reserve=following)
+        record = Record(writes=[store], reserve=following)
         await attempt.write(record, goes_on=goes_on)
 
-    async def _summarize(
-        self, asked: ModelMessage, cut: Cut, held: Reservation
-    ) -> tuple[str, list[Charge]]:
-        """The model's summary, "" if it makes none, and what that cost. Raises ModelFailed."""
-        process = self._attempt.process
+    async def _summarize(self, asked: ModelMessage, cut: Cut, held: Reservation) -> str:
+        """The model's summary, "" if it makes none. Raises ModelFailed."""
+        attempt, process = self._attempt, self._attempt.process
         how = models.request_settings(process.settings) | ModelSettings(max_tokens=cut.most_output)
-        timeout = asyncio.timeout(seconds_until(self._attempt.allowance.conclude_at))
+        timeout = asyncio.timeout(seconds_until(attempt.allowance.conclude_at))
         try:
             async with timeout:
                 response = await direct.model_request(process.model, [asked], model_settings=how)
@@ -175,13 +171,16 @@ class Compactor:
                 raise ModelFailed(error) from error
             # Its conversation loses its details then, and the worker not its life.
             logger.warning("A conversation was not summarized: %s", models.explain(error))
-            return "", [held.in_full()] if models.may_be_billed(error) else []
+            if models.may_be_billed(error):
+                attempt.give_up_call()
+            return ""
         except Exception as error:
             if timeout.expired():
-                return "", [held.in_full()]  # There is time for the concluding call alone.
+                attempt.give_up_call()  # There is time for the concluding call alone.
+                return ""
             raise ModelFailed(error) from error
-        charge = models.charge(response, held, process.metering.price).for_platform()
-        return clean(response.text or "").strip(), [charge]
+        attempt.answered(models.charge(response, held, process.metering.price).for_platform())
+        return clean(response.text or "").strip()
 
 
 def _before_it_is_full(

@@ -161,9 +161,8 @@ class TurnRun:
                 await self._tools.cut_off()
             except CallCutOff:
                 attempt.teller.withdraw()
-                await attempt.write(
-                    Record(charges=attempt.abandoned(), reserve=attempt.next_call())
-                )
+                attempt.give_up_call()
+                await attempt.write(Record(reserve=attempt.next_call()))
             except Remeasured:
                 # It was not sent; the next plan knows how large it is.
                 attempt.teller.withdraw()
@@ -247,11 +246,9 @@ class TurnRun:
         logger.warning("A model call failed and is repeated in %.1f s: %s", delay_s, reason)
         attempt.teller.withdraw()
         attempt.tell()
-        under_way = attempt.context.under_way
-        if under_way is not None:
-            # The next attempt is paid for as well, and counts as the same step.
-            charges = [under_way.in_full()]
-            await attempt.write(Record(charges=charges, reserve=attempt.next_call()))
+        if attempt.context.under_way is not None:
+            attempt.give_up_call(is_repeated=True)
+            await attempt.write(Record(reserve=attempt.next_call()))
         await asyncio.sleep(delay_s)
         return None
 
@@ -288,7 +285,7 @@ class TurnRun:
         attempt.stand_at_last_response()
         if in_step:
             attempt.teller.finish_step()
-        charges = attempt.abandoned()
+        attempt.give_up_call()
         reason = tool_calls.CANCELLED if ending is endings.CANCELLED else tool_calls.NOT_RUN
         failed = await self._tools.fail_open(reason)
         messages: list[ModelMessage] = []
@@ -306,7 +303,6 @@ class TurnRun:
             replace(
                 failed,
                 messages=[conversations.dump(message) for message in messages],
-                charges=[*charges, *failed.charges],
                 ending=ending,
             ),
             messages,

@@ -365,10 +365,19 @@ class Meter:
             "not cover that beside the answer. Go on without it."
         )
 
-    def _most_nano(self, call: ToolCallPart) -> tuple[ToolPrice, int] | None:
+    def is_metered(self, call: ToolCallPart) -> bool:
+        """Whether the tool says at every moment what the call has cost."""
+        price = self._price(call)
+        return price is not None and price.is_metered
+
+    def _price(self, call: ToolCallPart) -> ToolPrice | None:
         tool = self._metering.tools.get(call.tool_name)
         price = (tool.metadata or {}).get("price") if tool else None
-        if not isinstance(price, ToolPrice):
+        return price if isinstance(price, ToolPrice) else None
+
+    def _most_nano(self, call: ToolCallPart) -> tuple[ToolPrice, int] | None:
+        price = self._price(call)
+        if price is None:
             return None
         nano = price.most_nano(self._metering.settings, _arguments(call))
         return (price, nano) if nano > 0 else None

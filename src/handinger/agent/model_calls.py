@@ -86,7 +86,7 @@ class ModelCalls:
         response = messages[-1]
         assert isinstance(response, ModelResponse)
         price = attempt.process.metering.price
-        attempt.unbooked = models.charge(response, plan.reservation, price)
+        attempt.answered(models.charge(response, plan.reservation, price))
         # The request of a conclusion may leave out results, and some providers' the tools.
         if attempt.context.pictures.is_complete and not attempt.context.concluding:
             attempt.meter.bounds.note(response)
@@ -150,7 +150,6 @@ class ModelCalls:
                     ToolRecord(attempt.context.step, call.tool_call_id, call.tool_name, None)
                     for call in calls
                 ],
-                charges=[attempt.unbooked] if attempt.unbooked else [],
                 reserve=self._reserve_after(calls, messages),
                 ending=ending,
             ),

@@ -48,6 +48,8 @@ class Shell:
                     Tree(self._sandbox.workspace, self._sandbox.uid),
                     max_published=self._settings.sandbox_max_published,
                 )
+            # Its processes may have been lost since; the time to start them is no command's.
+            await self._sandbox.start()
             await self._checkout.update()
 
     async def run(self, command: str, *, timeout_s: float) -> Ran:

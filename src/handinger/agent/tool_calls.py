@@ -21,7 +21,7 @@ from handinger.agent.attempt import Attempt, Node, Run, seconds_until
 from handinger.agent.tools import commands
 from handinger.agent.tools.context import Effects
 from handinger.agent.ui_events import plain
-from handinger.budgets import Charge, ledger
+from handinger.budgets import ledger
 from handinger.turns import taint
 from handinger.turns.journal import Record, ToolRecord, Write
 
@@ -70,7 +70,7 @@ class ToolCalls:
         """
         context = self._attempt.context
         calls = self._attempt.open_calls()
-        charges = self._charges_of_abandoned(calls)
+        self._book_abandoned(calls)
         effects = Effects()
         if context.shell is not None:
             effects = commands.effects_of(
@@ -85,7 +85,6 @@ class ToolCalls:
         return Record(
             finished_tools=[self._record(part) for part in parts],
             writes=self._writes(effects, succeeded=True),
-            charges=charges,
         )
 
     def refuse(self, calls: Sequence[ToolCallPart]) -> list[ToolReturnPart]:
@@ -101,7 +100,7 @@ class ToolCalls:
         if key in context.results:
             return  # Told and stored by an earlier attempt.
         context.results[key] = part
-        effects = context.effects.pop(part.tool_call_id, Effects())
+        effects = self._end(part.tool_name, part.tool_call_id)
         self._tell(part, effects)
         still_open = attempt.open_calls()
         if not still_open:
@@ -111,7 +110,6 @@ class ToolCalls:
             Record(
                 finished_tools=[self._record(part)],
                 writes=self._writes(effects, succeeded=part.outcome == "success"),
-                charges=ledger.charges_of(part.tool_name, context.step, effects.spending),
                 reserve=reserve,
             )
         )
@@ -146,17 +144,20 @@ class ToolCalls:
         result = conversations.dump(ModelRequest(parts=[part]))
         return ToolRecord(self._attempt.context.step, part.tool_call_id, part.tool_name, result)
 
-    def _charges_of_abandoned(self, calls: Sequence[ToolCallPart]) -> list[Charge]:
-        """What tools that are cut off say that they cost, or else all that was reserved."""
-        context, charges = self._attempt.context, list[Charge]()
+    def _end(self, tool: str, call_id: str) -> Effects:
+        """A call is over: what it did, the costs of which are booked from now on."""
+        effects = self._attempt.context.effects.pop(call_id, Effects())
+        step = self._attempt.context.step
+        self._attempt.unbooked += ledger.charges_of(tool, step, effects.spending)
+        return effects
+
+    def _book_abandoned(self, calls: Sequence[ToolCallPart]) -> None:
+        """What calls that are cut off say that they cost, or else all that was reserved."""
         for call in calls:
-            spent = context.effects.pop(call.tool_call_id, Effects()).spending
-            held = self._attempt.granted_to(call)
-            if spent.cost_nano:
-                charges += ledger.charges_of(call.tool_name, context.step, spent)
-            elif held is not None:
-                charges.append(held.in_full())
-        return charges
+            at_most = self._attempt.spent_at_most(call)
+            effects = self._end(call.tool_name, call.tool_call_id)
+            if at_most is not None and not effects.spending.cost_nano:
+                self._attempt.unbooked.append(at_most.in_full())
 
     # Telling
 

@@ -258,5 +258,5 @@ def tools() -> list[Tool[ToolContext]]:
 
     One at a time: each works on the files that the one before it left.
     """
-    price = ToolPrice("sandbox", _most_nano, is_divisible=True)
+    price = ToolPrice("sandbox", _most_nano, is_divisible=True, is_metered=True)
     return [Tool(run_command, sequential=True, metadata={"price": price})]

@@ -33,12 +33,14 @@ class ToolPrice:
 
     The worst case of a call is reserved before it runs. A call that does not fit is not made,
     unless the tool makes do with less (`is_divisible`); `reserved_nano` tells it how much it got.
-    What it really cost it adds to its effects.
+    What it really cost it adds to its effects. If it is cut off and has added nothing, all that was
+    reserved is booked; unless it `is_metered`, so that nothing added is nothing spent.
     """
 
     kind: Kind
     most_nano: Callable[[Settings, Mapping[str, Any]], int]  # by the arguments of the call
     is_divisible: bool = False
+    is_metered: bool = False
 
 
 @dataclass(slots=True)
