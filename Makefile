@@ -23,10 +23,10 @@ serve: $(READY) ## Run the server on http://127.0.0.1:8000, data in ./.handinger
 	@$(BIN)/handinger serve
 
 test: $(READY) ## Run the tests
-	$(BIN)/pytest -n 2 --dist loadscope -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(READY) ## Run the longer suites too
-	$(BIN)/pytest -n 2 --dist loadscope
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: lint types imports openapi-check test ## Everything that CI runs
 

@@ -310,14 +310,12 @@ def bomb(size: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "body",
-    [
-        bomb(300 * 1024 * 1024),
-        b"".join(bomb(MAX_BYTES // 2) for _ in range(1000)),  # many members
-    ],
+    ("size", "members"),
+    [(300 * 1024 * 1024, 1), (MAX_BYTES // 2, 1000)],
     ids=["one", "many members"],
 )
-async def test_a_compressed_bomb_is_left_at_the_limit(site: Site, body: bytes):
+async def test_a_compressed_bomb_is_left_at_the_limit(site: Site, size: int, members: int):
+    body = bomb(size) * members
     assert len(body) < 320_000
     # Whatever comes at once, no more than a piece of it is unpacked at a time.
     pieces = list(itertools.islice(fetching._Gzip().pieces(body), 20))
