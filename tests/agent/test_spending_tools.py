@@ -135,21 +135,20 @@ async def test_a_tool_that_makes_do_with_less_gets_what_is_left_beside_the_answe
 # Calls that are cut off
 
 
-async def run_up(ctx: RunContext[ToolContext], nano: int) -> str:
-    """Work until the call is cut off; the meter says so much then."""
-    began.set()
-    try:
-        await asyncio.Event().wait()
-    finally:
-        effects(ctx).spending += Spending(sandbox_cost_nano=nano)
-    return ""
+def _run_up(began: asyncio.Event) -> Tool[ToolContext]:
+    async def run_up(ctx: RunContext[ToolContext], nano: int) -> str:
+        """Work until the call is cut off; the meter says so much then."""
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            effects(ctx).spending += Spending(sandbox_cost_nano=nano)
+        return ""
+
+    price = ToolPrice("sandbox", lambda _settings, _args: NANO // 10, is_metered=True)
+    return Tool(run_up, metadata={"price": price})
 
 
-began = asyncio.Event()
-RUN_UP = Tool(
-    run_up,
-    metadata={"price": ToolPrice("sandbox", lambda _settings, _args: NANO // 10, is_metered=True)},
-)
 SHORT = {"standard": {"usd": 0.5, "seconds": 2}}
 
 
@@ -173,7 +172,8 @@ async def test_a_metered_call_that_is_cut_off_costs_what_its_meter_says(
     def answers(number: int) -> Answer:
         return _once("run_up", nano=nano) if number == 1 else Answer("Done.", output_tokens=10)
 
-    async with stage(postgres, tmp_path, answers, tools=[RUN_UP], budgets=SHORT) as here:
+    tool = _run_up(asyncio.Event())
+    async with stage(postgres, tmp_path, answers, tools=[tool], budgets=SHORT) as here:
         turn = await here.run("standard")
         rows = await _tool_rows(here, turn)
     assert turn["incomplete_reason"] == "budget_exhausted"
@@ -189,9 +189,10 @@ async def test_and_so_does_one_that_a_stopping_server_cuts_off(
     def answers(number: int) -> Answer:
         return _once("run_up", nano=nano) if number == 1 else Answer("Done.", output_tokens=10)
 
-    async with stage(postgres, tmp_path, answers, tools=[RUN_UP], budgets=ONLY_MONEY) as here:
+    began = asyncio.Event()
+    tool = _run_up(began)
+    async with stage(postgres, tmp_path, answers, tools=[tool], budgets=ONLY_MONEY) as here:
         accepted = await here.accept("standard")
-        began.clear()
         stopping = asyncio.create_task(here.carry_out(accepted))
         async with asyncio.timeout(30):
             await began.wait()
