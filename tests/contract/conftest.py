@@ -92,7 +92,7 @@ def new_server(
     with ExitStack() as stack:
 
         def start(name: str, environment: Mapping[str, str]) -> HandingerServer:
-            # A module whose parameters contain `::` may be told apart by xdist, and ask twice.
+            # Two modules may call theirs the same.
             name = f"{name}_{next(numbers)}"
             database.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
             url = urlsplit(postgres_url)._replace(path=f"/{name}").geturl()

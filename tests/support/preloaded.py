@@ -18,10 +18,17 @@ Argument = TypeVar("Argument")
 _forking = multiprocessing.get_context("forkserver")
 _forking.set_forkserver_preload(
     [
+        "handinger.cli.main",
+        "handinger.cli.serve",
         "handinger.server",
         "handinger.storage.tables",
         "alembic.command",
-        "pydantic_ai.models.openai",
+        "handinger.agent.demo",
+        "handinger.agent.openai_client",
+        "genai_prices.data",
+        "openai.resources.chat",
+        "openai.resources.responses",
+        "pydantic_ai.providers.openai",
         "tests.support.preloaded",
     ]
 )
