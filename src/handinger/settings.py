@@ -157,6 +157,7 @@ class Settings(BaseSettings):
     max_agent_schedules_per_worker: Annotated[int, Field(ge=0)] = 20
     min_agent_interval_s: Annotated[int, Field(ge=1)] = 60
     max_json_bytes: Annotated[int, Field(ge=1024)] = 32 * MIB
+    max_json_values: Annotated[int, Field(ge=1000)] = 20_000
     max_multipart_bytes: Annotated[int, Field(ge=1024)] = 256 * MIB
     max_attachments: Annotated[int, Field(ge=1, le=1000)] = 100
     max_metadata_bytes: Annotated[int, Field(ge=2)] = 64 * 1024

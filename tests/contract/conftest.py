@@ -21,6 +21,7 @@ from handinger.storage import schema
 from handinger.storage.database import open_database
 from handinger.storage.embedded import EmbeddedPostgres
 from tests.contract.world import Api, Scripts
+from tests.support import preloaded
 from tests.support.model_server import ModelServer
 from tests.support.server import HandingerServer
 
@@ -91,7 +92,12 @@ def new_server(
     numbers = itertools.count()
     with ExitStack() as stack:
 
-        def start(name: str, environment: Mapping[str, str]) -> HandingerServer:
+        def start(
+            name: str,
+            environment: Mapping[str, str],
+            *,
+            prepare: Callable[[], None] = preloaded.nothing,
+        ) -> HandingerServer:
             # Two modules may call theirs the same.
             name = f"{name}_{next(numbers)}"
             database.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
@@ -101,6 +107,7 @@ def new_server(
                 model_url=model.base_url,
                 database_url=url,
                 environment={"HANDINGER_SHUTDOWN_GRACE_S": "1", **environment},
+                prepare=prepare,
             )
             server.data_dir.mkdir()
             stack.callback(server.close)

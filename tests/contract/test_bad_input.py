@@ -15,7 +15,7 @@ from tests.support.model_server import Step
 
 JSON = {"Content-Type": "application/json"}
 MAX_CHARACTERS = 100_000
-DEEP = 100_000
+DEEP = 10_000
 
 
 class Victim(NamedTuple):

@@ -56,6 +56,41 @@ def test_a_larger_body_without_a_length_is_413_too(narrow_api: Api):
     error_in(answer, 413, "body_too_large")
 
 
+MANY = 20_001
+VALUES = {
+    "lists": b"[" + b"[]," * MANY + b"1]",
+    "numbers": b"[" + b"1," * MANY + b"1]",
+    "names": b"{" + b",".join(b'"%d":{}' % number for number in range(MANY)) + b"}",
+    "between texts": b"[" + rb'"a\\\\","\"[",' * MANY + b"1]",
+}
+
+
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+def test_more_values_than_may_be_are_413_and_name_the_limit(api: Api, values: bytes):
+    """To read many holds up everybody, however few bytes they are."""
+    answer = api.client.post(
+        "/api/workers", content=b'{"input": "x", "unknown": ' + values + b"}", headers=JSON
+    )
+    error = error_in(answer, 413, "body_too_large")
+    assert "20000 values (HANDINGER_MAX_JSON_VALUES)" in error["error"]
+
+
+def test_more_values_in_a_field_of_a_form_are_413_too(api: Api):
+    answer = api.client.post(
+        "/api/workers",
+        data={"input": "x", "metadata": VALUES["lists"].decode()},
+        files={"files": ("note.txt", b"note")},
+    )
+    error_in(answer, 413, "body_too_large")
+
+
+@pytest.mark.parametrize("text", ['"a,[{', "a\\", '\\"[{,', '"'])
+def test_what_a_text_has_in_it_is_no_value(api: Api, scripts: Scripts, text: str):
+    scripted = scripts(Step(text="done"))
+    body = {"input": scripted.input, "unknown": [text * 100_000, text], "metadata": {"a": 1}}
+    assert worker_in(api.client.post("/api/workers", json=body))["output_text"] == "done"
+
+
 def _keyed_requests(text: str) -> list[dict[str, Any]]:
     """The same instruction in both forms, each with a key of its own."""
     forms: list[dict[str, Any]] = [

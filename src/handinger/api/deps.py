@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 from fastapi import Depends, Request
 from limits import RateLimitItemPerSecond
@@ -17,12 +17,12 @@ from limits.aio.strategies import MovingWindowRateLimiter
 from pydantic import BaseModel, ValidationError
 
 from handinger import ids, keys, workers
+from handinger.api import json_text
 from handinger.engine import Seat
 from handinger.errors import (
     BodyTooLarge,
     Detail,
     InvalidInput,
-    MalformedRequest,
     RateLimited,
     UnsupportedMediaType,
 )
@@ -150,7 +150,7 @@ async def body_stream(request: Request, limit: int, *, variable: str) -> AsyncGe
 
 
 async def read_json(request: Request, model: type[Body]) -> tuple[Body, dict[str, Any]]:
-    """The body, checked, and as it was sent. An empty body is an empty object.
+    """The body, checked, and what it is known by. An empty body is an empty object.
 
     Raises UnsupportedMediaType, BodyTooLarge, MalformedRequest, InvalidInput.
     """
@@ -161,16 +161,22 @@ async def read_json(request: Request, model: type[Body]) -> tuple[Body, dict[str
             f"This endpoint reads JSON, not {content_type[:80]}; "
             "send Content-Type: application/json."
         )
-    limit = services(request).settings.max_json_bytes
-    chunks = body_stream(request, limit, variable="HANDINGER_MAX_JSON_BYTES")
-    raw = b"".join([chunk async for chunk in chunks])
-    sent: object = parse_json(raw) if raw.strip() else {}
+    settings = services(request).settings
+    raw = bytearray()
+    async for chunk in body_stream(
+        request, settings.max_json_bytes, variable="HANDINGER_MAX_JSON_BYTES"
+    ):
+        raw += chunk
+    sent: object = {}
+    if raw and not raw.isspace():
+        sent = await json_text.read(raw, max_values=settings.max_json_values)
     if not isinstance(sent, dict):
         raise InvalidInput(
             "The body must be a JSON object.", details=[Detail((), "must be a JSON object")]
         )
     fields = cast("dict[str, Any]", sent)
-    return check_body(model, fields), fields
+    body = check_body(model, fields)
+    return body, await json_text.shortened(fields) if len(raw) > json_text.PIECE else fields
 
 
 def check_body(model: type[Body], fields: dict[str, Any]) -> Body:
@@ -179,24 +185,6 @@ def check_body(model: type[Body], fields: dict[str, Any]) -> Body:
         return model.model_validate(fields)
     except ValidationError as error:
         raise _invalid(error) from error
-
-
-def parse_json(raw: bytes) -> object:
-    """JSON as the standard has it. Raises MalformedRequest."""
-    try:
-        return json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise MalformedRequest(
-            f"The body is not UTF-8 (at byte {error.start}).", code="malformed_json"
-        ) from error
-    except RecursionError as error:
-        raise MalformedRequest("The body's JSON is nested too deeply.") from error
-    except ValueError as error:
-        raise MalformedRequest(f"The body is not valid JSON: {error}.") from error
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value")
 
 
 def _invalid(error: ValidationError) -> InvalidInput:

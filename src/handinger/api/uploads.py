@@ -8,22 +8,23 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import hashlib
 import re
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from handinger.api.deps import body_stream, check_body, parse_json, read_json, services
+from handinger.api import json_text
+from handinger.api.deps import body_stream, check_body, read_json, services
 from handinger.api.links import LinkedFile
 from handinger.api.models.instructions import FileInput, WorkerContinue
 from handinger.attachments import Attachment, IncomingFile
 from handinger.errors import InvalidInput, MalformedRequest
+from handinger.settings import Settings
 from handinger.web.urls import WebUrl
 
 Instruction = TypeVar("Instruction", bound=WorkerContinue)
@@ -34,8 +35,6 @@ _SPOOL_BYTES = 64 * 1024
 _MAX_FIELD_BYTES = 1024 * 1024
 _MAX_FIELDS = 100
 _FILES_FIELD = re.compile(r"files(\[\d*\])?")
-# Long texts are worked on in pieces; base64 can be cut after every fourth character.
-_PIECE = 256 * 1024
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?P<parameters>[^,]*),(?P<data>.*)", re.DOTALL)
 
 
@@ -78,15 +77,12 @@ async def read_instruction(
     content_type = request.headers.get("content-type", "")
     if content_type.split(";")[0].strip().lower() != _MULTIPART:
         body, fields = await read_json(request, model)
-        if body.files:
-            incoming, fields = await asyncio.to_thread(_read_files, body.files, fields)
-        else:
-            incoming = ()
+        incoming = await asyncio.to_thread(_read_files, body.files) if body.files else ()
         yield Sent(body, fields, incoming, is_multipart=False)
         return
     form = await _read_form(request)
     try:
-        fields, uploads = _sorted(form)
+        fields, uploads = await _sorted(form, services(request).settings)
         body = check_body(model, fields)
         incoming = tuple(
             IncomingFile(upload.filename, upload.content_type, upload.file) for upload in uploads
@@ -142,8 +138,8 @@ async def _read_form(request: Request) -> FormData:
     return form
 
 
-def _sorted(form: FormData) -> tuple[dict[str, Any], list[UploadFile]]:
-    """The fields as JSON would have them, and the files. Raises InvalidInput."""
+async def _sorted(form: FormData, settings: Settings) -> tuple[dict[str, Any], list[UploadFile]]:
+    """The fields as JSON would have them, and the files. Raises InvalidInput, BodyTooLarge."""
     fields: dict[str, Any] = {}
     uploads: list[UploadFile] = []
     for name, value in form.multi_items():
@@ -160,47 +156,24 @@ def _sorted(form: FormData) -> tuple[dict[str, Any], list[UploadFile]]:
                 raise InvalidInput.of("must be sent as a text, without a filename", name)
             if name in fields:
                 raise InvalidInput.of("was sent twice", name)
-            fields[name] = _field(name, value)
+            fields[name] = await _field(name, value, settings)
     return fields, uploads
 
 
-def _field(name: str, text: str) -> object:
+async def _field(name: str, text: str, settings: Settings) -> object:
     if name == "stream":
         return {"true": True, "false": False}.get(text.strip().lower(), text)
     if name == "metadata":
         try:
-            return parse_json(text.encode())
+            return await json_text.read(text.encode(), max_values=settings.max_json_values)
         except MalformedRequest as error:
             raise InvalidInput.of(f"must be JSON: {error.message}", name) from error
     return text
 
 
-def _read_files(
-    inputs: Sequence[FileInput], fields: dict[str, Any]
-) -> tuple[tuple[IncomingFile | LinkedFile, ...], dict[str, Any]]:
-    """The files of a JSON body, and the body's fields with a hash in the place of long texts.
-
-    Raises InvalidInput.
-    """
-    incoming = tuple(_read_file(file, number) for number, file in enumerate(inputs))
-    sent = cast("list[dict[str, Any]]", fields["files"])
-    files = [{name: _short(value) for name, value in file.items()} for file in sent]
-    return incoming, {**fields, "files": files}
-
-
-def _short(value: object) -> object:
-    if not isinstance(value, str) or len(value) <= _PIECE:
-        return value
-    hashed = hashlib.sha256()
-    for piece in _pieces(value):
-        hashed.update(piece.encode(errors="surrogatepass"))
-    return {"sha256": hashed.hexdigest()}
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """One after the other, so that between them the rest of the server gets its turn."""
-    for start in range(0, len(text), _PIECE):
-        yield text[start : start + _PIECE]
+def _read_files(inputs: Sequence[FileInput]) -> tuple[IncomingFile | LinkedFile, ...]:
+    """The files that a JSON body carries or names. Raises InvalidInput."""
+    return tuple(_read_file(file, number) for number, file in enumerate(inputs))
 
 
 def _read_file(file: FileInput, number: int) -> IncomingFile | LinkedFile:
@@ -245,6 +218,7 @@ def _decode(file: FileInput, text: str, number: int, field: str) -> IncomingFile
 
 def _from_base64(text: str) -> bytes:
     """Raises ValueError."""
-    if "=" in text[:-2]:
+    if text.find("=", 0, -2) >= 0:
         raise ValueError("Excess data after padding")
-    return b"".join(base64.b64decode(piece, validate=True) for piece in _pieces(text))
+    # It can be cut after every fourth character, so after every piece.
+    return b"".join(base64.b64decode(piece, validate=True) for piece in json_text.pieces(text))
