@@ -3,6 +3,8 @@ SHELL := bash
 BIN := .venv/bin
 READY := .venv/.bootstrapped
 INPUT ?=
+# Tests wait as long as they work, so that two processors have room for a third process of them.
+TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test test-slow check format lint types imports openapi lock bench clean
@@ -23,10 +25,10 @@ serve: $(READY) ## Run the server on http://127.0.0.1:8000, data in ./.handinger
 	@$(BIN)/handinger serve
 
 test: $(READY) ## Run the tests
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow"
 
 test-slow: $(READY) ## Run the longer suites too
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 check: lint types imports openapi-check test ## Everything that CI runs
 
