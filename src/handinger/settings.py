@@ -1,5 +1,6 @@
 """The configuration, read once from the environment; nothing below reads the environment itself."""
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -62,7 +63,7 @@ class BudgetLimits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     model_calls: Annotated[int | None, Field(alias="modelCalls", ge=1)] = None
-    usd: Annotated[float | None, Field(ge=0)] = None
+    usd: Annotated[float | None, Field(ge=0, le=1e9)] = None
     seconds: Annotated[float | None, Field(gt=0, le=366 * 86400)] = None
 
 
@@ -105,6 +106,15 @@ class ModelRates(_Rates):
     request: _Usd | None = None
     tiers: tuple[RatesTier, ...] = ()
 
+    @model_validator(mode="after")
+    def _tiers_have_a_base(self) -> Self:
+        for name in type(self).model_fields:
+            if getattr(self, name) is None and any(
+                getattr(tier, name, None) is not None for tier in self.tiers
+            ):
+                raise ValueError(f"a tier has {_camel(name)}, which also needs a price below it")
+        return self
+
 
 class RateLimit(BaseModel):
     """So many requests of one key in a window of so many seconds."""
@@ -143,11 +153,17 @@ class Settings(BaseSettings):
     secret_key: Annotated[SecretStr | None, Field(min_length=32)] = None
     mcp_connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 10
     mcp_call_timeout_s: Annotated[float, Field(gt=0)] = 120
-    budgets: dict[BudgetName, BudgetLimits] = Field(default_factory=lambda: dict(DEFAULT_BUDGETS))
-    prices: dict[str, ModelRates] = Field(default_factory=dict[str, ModelRates])
+    budgets: Annotated[dict[BudgetName, BudgetLimits], NoDecode] = Field(
+        default_factory=lambda: dict(DEFAULT_BUDGETS)
+    )
+    prices: Annotated[dict[str, ModelRates], NoDecode] = Field(
+        default_factory=dict[str, ModelRates]
+    )
     max_output_tokens: Annotated[int | None, Field(ge=256)] = None
     image_input: bool | None = None
-    usd_per_credit: Annotated[Decimal, Field(gt=0, le=1_000_000)] = Decimal("0.01")
+    usd_per_credit: Annotated[Decimal, Field(gt=0, le=1_000_000, decimal_places=9)] = Decimal(
+        "0.01"
+    )
     max_concurrent_turns: Annotated[int, Field(ge=1)] = 64
     max_concurrent_turns_per_organization: Annotated[int | None, Field(ge=1)] = None
     max_waiting_turns_per_worker: Annotated[int, Field(ge=1)] = 20
@@ -391,6 +407,17 @@ class Settings(BaseSettings):
             merged[name] = {**caps, **level} if isinstance(level, dict) else level
         return merged
 
+    @field_validator("budgets", "prices", mode="before")
+    @classmethod
+    def _read_json(cls, value: object) -> object:
+        """Before the one above, for what stands below is done first."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"must be JSON: {error}") from None
+
     @property
     def model_id(self) -> str:
         """The configured model, else what the provider keys allow, else `demo`."""
@@ -404,7 +431,7 @@ class Settings(BaseSettings):
     @property
     def nano_per_credit(self) -> int:
         """What one credit is worth, in nano-dollars."""
-        return max(1, int(self.usd_per_credit * 1_000_000_000))
+        return int(self.usd_per_credit * 1_000_000_000)
 
     @property
     def model_url(self) -> str | None:

@@ -147,10 +147,32 @@ async def test_usage_that_is_missing_is_booked_in_full(postgres: EmbeddedPostgre
     assert 0 < turn["cost_nano"] <= 0.05 * NANO
 
 
+async def test_counts_that_are_no_whole_numbers_are_rounded_up(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    """A compatible server may report them; the next call, and the next turn, know them as well."""
+
+    def answers(number: int) -> Answer:
+        calls = [("look", dict[str, int]())] if number == 1 else []
+        return Answer("Done.", calls, input_tokens=1000.5, output_tokens=2.25)
+
+    async with stage(postgres, tmp_path, answers, budgets=ONLY_MONEY) as here:
+        first = await here.run("high")
+        again = await here.run("high", worker=WorkerId(first["worker_id"]))
+        rows = await here.ledger(first)
+    assert [(row["settled"], row["cost_nano"]) for row in rows] == [
+        (True, 1001 * INPUT_NANO + 3 * OUTPUT_NANO)
+    ] * 2
+    assert (first["input_tokens"], first["output_tokens"]) == (2002, 6)
+    assert first["assistant_message"]["metadata"]["usage"]["totalTokens"] == 2008
+    assert (again["error"], again["input_tokens"]) == (None, 1001)
+
+
 _tokens = st.one_of(
     st.sampled_from([0, -1, -(10**15), 10**15]),
     st.integers(1, 2000),
     st.integers(-(10**9), 10**9),
+    st.floats(),
 )
 _adversarial = st.builds(
     Answer,
@@ -197,6 +219,9 @@ async def test_tools_that_only_the_turn_knows_are_reserved_for_as_well(
             turn = await here.run("standard")
         rows = await here.ledger(turn)
     assert (turn["error"], turn["incomplete_reason"], len(rows)) == (None, None, 3)
+    reserved = here.calls[0].reserved_input
+    assert reserved is not None
+    assert reserved >= here.calls[0].bytes_sent + len(more.__doc__)
 
 
 async def test_the_conclusion_is_kept_from_the_other_turns_of_the_organization(
@@ -441,8 +466,11 @@ async def test_a_summary_is_paid_for_by_the_turn_that_needs_it_and_is_no_step_of
 async def test_a_summary_that_the_budget_does_not_cover_is_not_asked_for(
     postgres: EmbeddedPostgres, tmp_path: Path
 ):
-    """What is left of the conversation is then pieces of its text."""
-    caps = {"standard": {"usd": 0.5}, "low": {"usd": 0.06}}
+    """Not even where its worst case would fit, if it took more than half of what is left.
+
+    What is left of the conversation is then pieces of its text.
+    """
+    caps = {"standard": {"usd": 0.5}, "low": {"usd": 0.09}}
     async with stage(
         postgres,
         tmp_path,

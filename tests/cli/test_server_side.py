@@ -152,3 +152,36 @@ def test_whose_mail_is_taken(cli: Cli, data_dir: Path, monkeypatch: pytest.Monke
     assert "not a domain" in err
     assert cli("email", "reset", "--org", acme)[0] == 0
     assert entries("--org", acme) == entries() == ["server.example"]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("credits grant 1.5", "1.5 is no whole number of credits"),
+        ("credits grant nan", "nan is no whole number of credits"),
+        ("credits grant 9223372036854775808", "At most 1,000,000,000,000 credits"),
+        ("credits grant -1000000000001", "At most 1,000,000,000,000 credits"),
+        ("credits grant 0", "Zero credits change nothing"),
+        ("budgets cap nan", "nan is out of range"),
+        ("budgets cap inf", "inf is out of range"),
+        ("budgets cap -1", "-1 is out of range"),
+        ("budgets cap much", "much is no number, and not none"),
+        ("budgets set low --usd nan", "nan is out of range"),
+        ("budgets set low --model-calls 2.5", "2.5 is no whole number, and not none"),
+        ("budgets set low --model-calls 0", "The cap modelCalls is not valid"),
+        ("budgets set low --seconds 0", "The cap seconds is not valid"),
+        ("budgets set low", "Name at least one cap"),
+    ],
+)
+def test_an_amount_that_is_none_is_refused_and_changes_nothing(
+    cli: Cli, data_dir: Path, monkeypatch: pytest.MonkeyPatch, command: str, said: str
+):
+    monkeypatch.setenv("HANDINGER_DATA_DIR", str(data_dir))
+    status, out, err = cli(*command.split())
+    assert status != 0
+    assert said in err
+    assert out == ""
+    assert json.loads(cli("credits", "show")[1])["balanceCredits"] is None
+    levels = [json.loads(line) for line in cli("budgets", "show", "--format", "jsonl")[1].split()]
+    assert (levels[0]["modelCalls"], levels[0]["usd"]) == (4, 0.05)
+    assert levels[-1] == {"level": "month", "usd": None}

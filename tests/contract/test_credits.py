@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from handinger import keys
-from handinger.budgets import accounts
+from handinger.budgets import accounts, usage
 from handinger.settings import Settings
 from handinger.storage.database import Database, open_database
 from tests.contract.conftest import Connect, StartServer
@@ -423,7 +423,7 @@ def test_a_budget_that_changes_holds_from_the_next_turn_on(office: Office, scrip
 
 
 def test_usage_is_grouped_and_sums_up(office: Office, scripts: Scripts):
-    _, api = office.organization("groups")
+    organization_id, api = office.organization("groups")
     first = worker_in(api.create(scripts(_paid(), _paid())))
     second = worker_in(api.create(scripts(_paid(input_tokens=1, output_tokens=2))))
     by_worker = api.client.get("/api/usage", params={"groupBy": "worker"}).json()
@@ -438,6 +438,15 @@ def test_usage_is_grouped_and_sums_up(office: Office, scripts: Scripts):
     by_day = api.client.get("/api/usage").json()
     assert [group["key"] for group in by_day["groups"]] == [datetime.now(UTC).date().isoformat()]
     assert by_day["total"] == by_model["total"] == by_worker["total"]
+
+    # Where there are too many groups the dearest are told, and the total is of all.
+    now = datetime.now(UTC)
+    span = {"since": now - timedelta(days=2), "before": now + timedelta(days=2)}
+    report = office.do(
+        lambda db: usage.of_organization(db, organization_id, **span, group_by="worker", limit=1)  # pyright: ignore[reportArgumentType] # An id.
+    )
+    assert [group.key for group in report.groups] == [first["id"]]
+    assert usage.spent_json(report.total) == by_worker["total"]
 
     # What was spent stays spent when a worker is gone, and says nothing of it.
     assert api.client.delete(f"/api/workers/{first['id']}").status_code == 200
@@ -471,6 +480,8 @@ def test_usage_is_of_a_span_of_time_and_of_one_organization(office: Office, scri
         {"from": "2026-01-02", "to": "2026-01-01"},
         {"groupBy": "key"},
         {"from": ""},
+        {"from": "9999-12-31"},  # and to now
+        {"from": "2026-12-31T23:59:60Z"},
         {"from": "0001-01-01T00:00:00+14:00"},
     ],
 )

@@ -44,9 +44,9 @@ class Answer:
 
     text: str = ""
     calls: Sequence[tuple[str, dict[str, Any]]] = ()
-    input_tokens: int | None = None  # None: an honest count
-    output_tokens: int | None = None  # None: as many as it may
-    more: dict[str, int] = field(default_factory=dict[str, int])
+    input_tokens: float | None = None  # None: an honest count
+    output_tokens: float | None = None  # None: as many as it may
+    more: dict[str, float] = field(default_factory=dict[str, float])
     is_measured: bool = True
     hangs: bool = False
     fails: Exception | None = None  # that is raised in its place
@@ -99,9 +99,15 @@ class Stage:
         if not answer.is_measured:
             return ModelResponse(parts=parts, usage=RequestUsage(unmeasured_requests=1))
         usage = RequestUsage(
-            input_tokens=sent // 4 + 300 if answer.input_tokens is None else answer.input_tokens,
-            output_tokens=(limit or 50) if answer.output_tokens is None else answer.output_tokens,
-            **answer.more,  # pyright: ignore[reportArgumentType] # Counts only.
+            **{
+                "input_tokens": sent // 4 + 300
+                if answer.input_tokens is None
+                else answer.input_tokens,
+                "output_tokens": (limit or 50)
+                if answer.output_tokens is None
+                else answer.output_tokens,
+                **answer.more,
+            },  # pyright: ignore[reportArgumentType] # Counts only, if not always whole ones.
         )
         return ModelResponse(parts=parts, usage=usage)
 

@@ -1,5 +1,6 @@
 """The configured model, built once; and what its answers cost."""
 
+import math
 import os
 from collections.abc import Iterator
 from typing import Literal
@@ -8,6 +9,7 @@ from pydantic_ai import exceptions as ai_errors
 from pydantic_ai.messages import ModelResponse, TextPart, ThinkingPart
 from pydantic_ai.models import Model, infer_model
 from pydantic_ai.settings import ModelSettings
+from pydantic_ai.usage import RequestUsage
 
 from handinger.agent import schemas
 from handinger.budgets import Charge, Reservation, Spending
@@ -67,18 +69,31 @@ def explain(error: BaseException) -> str:
     return f"The model failed: {text[:_MAX_EXPLANATION]}"
 
 
+def make_plausible(usage: RequestUsage) -> None:
+    """Make whole and possible counts of what a provider reports, which may be absurd.
+
+    Sums must neither go down nor overflow, and what is stored is read again.
+    """
+    for name, count in vars(usage).items():
+        if isinstance(count, int | float):
+            setattr(usage, name, _plausible(count))
+    usage.details = {name: _plausible(count) for name, count in usage.details.items()}
+
+
 def charge(response: ModelResponse, held: Reservation, price: Price | None) -> Charge:
     """What one model call used and cost, in the place of what was reserved for it.
 
+    The response's counts become plausible.
     A response whose provider did not say what it used is booked in full. A model without a known
     price costs nothing here; only its tokens are reported.
     """
     usage = response.usage
+    make_plausible(usage)
     settled = _says_what_it_used(response)
     counts = {
         name: count
         for name, count in vars(usage).items()
-        if isinstance(count, int | float) and name.endswith(("_tokens", "_seconds", "_searches"))
+        if isinstance(count, int) and name.endswith(("_tokens", "_seconds", "_searches"))
     }
     reasoning = usage.output_reasoning_tokens or usage.details.get("reasoning_tokens", 0)
     context = {
@@ -92,11 +107,11 @@ def charge(response: ModelResponse, held: Reservation, price: Price | None) -> C
         cost_nano = price.cost_nano(counts, at=at, context=context) if price else 0
     spent = Spending(
         steps=1,
-        input_tokens=_plausible(usage.input_tokens),
-        output_tokens=_plausible(usage.output_tokens),
-        reasoning_tokens=_plausible(reasoning),
-        cache_read_tokens=_plausible(usage.cache_read_tokens),
-        cache_write_tokens=_plausible(usage.cache_write_tokens),
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=reasoning,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
         model_cost_nano=cost_nano,
     )
     unit_prices = price.unit_prices(at, context) if price else {}
@@ -113,9 +128,8 @@ def _says_what_it_used(response: ModelResponse) -> bool:
     return usage.input_tokens > 0 and (usage.output_tokens > 0 or not said)
 
 
-def _plausible(count: int) -> int:
-    """What a provider reports may be absurd; sums must neither go down nor overflow."""
-    return min(max(count, 0), _MAX_COUNT)
+def _plausible(count: float) -> int:
+    return math.ceil(min(count, _MAX_COUNT)) if count > 0 else 0  # Nothing is above NaN, nor it.
 
 
 def may_be_billed(error: BaseException) -> bool:

@@ -47,9 +47,11 @@ async def get_usage(
     database, organization_id = services.database, caller.organization_id
     start = _moment("from", since) or _start_of_this_month()
     end = _moment("to", before) or datetime.now(UTC)
+    if end < start and before is None:
+        raise InvalidInput.of("is in the future; without a `to` behind it there is nothing", "from")
     if end < start:
         raise InvalidInput.of("is earlier than from", "to")
-    groups = await usage.of_organization(
+    report = await usage.of_organization(
         database,
         organization_id,
         since=start,
@@ -57,7 +59,6 @@ async def get_usage(
         group_by=group_by,
         limit=_MAX_GROUPS,
     )
-    spent = await usage.total(database, organization_id, since=start, before=end)
     account = await accounts.show(database, organization_id)
     month_nano = None if account is None else account.month_nano
     cap_nano = None if account is None else account.monthly_cap_nano
@@ -65,8 +66,8 @@ async def get_usage(
         "from": workers.iso(start),
         "to": workers.iso(end),
         "groupBy": group_by,
-        "groups": [group.wire() for group in groups],
-        "total": usage.spent_json(spent),
+        "groups": [group.wire() for group in report.groups],
+        "total": usage.spent_json(report.total),
         "balanceCredits": None if account is None else account.balance_credits,
         "monthlyCapUsd": None if cap_nano is None else cap_nano / 1e9,
         "monthUsd": None if month_nano is None else month_nano / 1e9,

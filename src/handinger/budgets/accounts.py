@@ -46,6 +46,8 @@ class Account:
             )
 
 
+_MOST_GRANTED = 10**12
+
 # Its first day. By the database's clock, the only one that all servers share: by clocks of their
 # own they would not agree, around its end, on which month's sum an account holds.
 _THIS_MONTH: LiteralString = "date_trunc('month', now() AT TIME ZONE 'UTC')::date"
@@ -183,7 +185,12 @@ async def show(database: Database, organization_id: OrganizationId) -> Account |
 async def grant(
     database: Database, organization_id: OrganizationId, *, credits: int, note: str = ""
 ) -> Account:
-    """Add to the balance, or take from it; an organization without one has one from now on."""
+    """Add to the balance, or take from it; an organization without one has one from now on.
+
+    Raises InvalidInput.
+    """
+    if abs(credits) > _MOST_GRANTED:
+        raise InvalidInput(f"At most {_MOST_GRANTED:,} credits can be granted or taken at once.")
     if credits == 0:
         raise InvalidInput("Zero credits change nothing; give a number above or below it.")
     async with database.tenant(organization_id).transaction() as sql:

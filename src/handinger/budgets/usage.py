@@ -32,9 +32,20 @@ def spent_json(spending: Spending) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """What was used in a span of time."""
+
+    groups: Sequence[Group]
+    total: Spending
+
+
+@dataclass(frozen=True, slots=True)
 class _Row:
-    key: str
+    key: str | None  # None: the sum of all
     spent: list[int]
+
+    def spending(self) -> Spending:
+        return Spending(*(count or 0 for count in self.spent))
 
 
 _KEYS: dict[GroupBy, LiteralString] = {
@@ -53,8 +64,12 @@ async def of_organization(
     before: datetime,
     group_by: GroupBy,
     limit: int,
-) -> Sequence[Group]:
-    """Each group that used anything, in the order of its key; the dearest if there are too many."""
+) -> Report:
+    """Each group that used anything, in the order of its key; the dearest if there are too many.
+
+    The total is of all of them. It comes from the same statement, so that it is never another
+    moment's.
+    """
     key = _KEYS[group_by]
     async with database.tenant(organization_id).statements() as sql:
         rows = await sql.all(
@@ -70,21 +85,12 @@ async def of_organization(
             " sum(cost_nano) FILTER (WHERE kind = 'sandbox'),"
             " sum(cost_nano) FILTER (WHERE kind = 'internal')]::bigint[] AS spent FROM ledger"
             " WHERE organization_id = %(organization_id)s AND created_at >= %(since)s"
-            " AND created_at < %(before)s GROUP BY 1 ORDER BY sum(cost_nano) DESC, 1"
-            " LIMIT %(limit)s",
+            " AND created_at < %(before)s GROUP BY GROUPING SETS ((1), ())"
+            " ORDER BY grouping(" + key + ") DESC, sum(cost_nano) DESC, 1 LIMIT %(limit)s + 1",
             since=since,
             before=before,
             limit=limit,
         )
-    groups = [Group(row.key, Spending(*(count or 0 for count in row.spent))) for row in rows]
-    return sorted(groups, key=lambda group: group.key)
-
-
-async def total(
-    database: Database, organization_id: OrganizationId, *, since: datetime, before: datetime
-) -> Spending:
-    """The sum of all groups."""
-    groups = await of_organization(
-        database, organization_id, since=since, before=before, group_by="day", limit=100_000
-    )
-    return sum((group.spending for group in groups), Spending())
+    total, *groups = rows
+    told = [Group(row.key, row.spending()) for row in groups if row.key is not None]
+    return Report(sorted(told, key=lambda group: group.key), total.spending())

@@ -105,7 +105,8 @@ def _cap(name: str, text: str) -> float | None:
     try:
         number = int(text) if name == "modelCalls" else float(text)
     except ValueError as error:
-        raise CommandError(f"{text} is no number, and not none.") from error
+        kind = "whole number" if name == "modelCalls" else "number"
+        raise CommandError(f"{text} is no {kind}, and not none.") from error
     if not 0 <= number < 1e9:
         raise CommandError(f"{text} is out of range.")
     return number

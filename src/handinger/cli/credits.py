@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 
 from handinger.cli import output, wording
 from handinger.cli.examples import example
+from handinger.cli.failures import CommandError
 from handinger.cli.keys import Org
 from handinger.cli.options import Options
 from handinger.cli.server_side import server_errors
@@ -24,17 +25,21 @@ app = App(name="credits", help_format="plaintext")
 @app.command(help_epilogue=example("handinger credits grant 5000 --note October"))
 def grant(
     credits: Annotated[
-        int, Parameter(help="How many; below zero takes away.", allow_leading_hyphen=True)
+        str, Parameter(help="How many; below zero takes away.", allow_leading_hyphen=True)
     ],
     *,
     note: Annotated[str, Parameter(help="What for; kept with the grant.")] = "",
     org: Org = None,
 ) -> None:
     """Add credits to an organization's balance; without one it has one from now on."""
+    try:
+        count = int(credits)
+    except ValueError as error:
+        raise CommandError(f"{credits[:40]} is no whole number of credits.") from error
     with server_errors():
         from handinger.cli import administration
 
-        organization, account = asyncio.run(administration.grant_credits(credits, note, org))
+        organization, account = asyncio.run(administration.grant_credits(count, note, org))
     output.note(_sentence(organization, account))
 
 
