@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping
 
 from benchmarks import (
+    bombs,
     commands,
     conversation,
     files,
@@ -32,6 +33,7 @@ PARTS: Mapping[str, Callable[[Stage], Part]] = {
     "first_delta": first_delta.run,
     "conversation": conversation.run,
     "commands": commands.run,
+    "bombs": bombs.run,
     "files": files.run,
     "money": money.run,
     "memory": memory.run,

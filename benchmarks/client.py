@@ -87,16 +87,26 @@ class Client:
         await connection.close()
         return turns
 
-    async def accepted(self, prompt: str, count: int) -> list[str]:
+    async def accepted(self, prompt: str, count: int, budget: str = "standard") -> list[str]:
         """So many new workers, whose turns are not waited for; their ids."""
         connection = await Connection.open(self.url)
         headers = {**self.headers, "prefer": "respond-async"}
+        body = {"input": prompt, "budget": budget}
         workers = [
-            json.loads(await connection.post("/api/workers", {"input": prompt}, headers=headers))
+            json.loads(await connection.post("/api/workers", body, headers=headers))
             for _ in range(count)
         ]
         await connection.close()
         return [worker["id"] for worker in workers]
+
+    async def cancelled(self, worker_ids: list[str]) -> list[str]:
+        """Stop the turns of these workers, and return their status when all have ended."""
+        connection = await Connection.open(self.url)
+        for worker_id in worker_ids:
+            await connection.post(f"/api/workers/{worker_id}/cancel", {}, headers=self.headers)
+        ended = [await self._ended(connection, worker_id) for worker_id in worker_ids]
+        await connection.close()
+        return ended
 
     async def reads(self, count: int) -> list[Turn]:
         """So many reads of a worker that has nothing to do, one after the other."""
@@ -141,6 +151,14 @@ class Client:
         told = await asyncio.wait_for(asyncio.gather(*self.reading), 120)
         self.reading.clear()
         return sum(b'"type":"finish"' in stream for stream in told)
+
+    async def _ended(self, connection: Connection, worker_id: str) -> str:
+        while True:
+            pieces = connection.stream(f"/api/workers/{worker_id}", headers=self.headers)
+            worker = json.loads(b"".join([piece async for piece in pieces]))
+            if not worker["running"]:
+                return worker["status"]
+            await asyncio.sleep(0.05)
 
     async def _turn(self, connection: Connection, body: Mapping[str, str], expected: str) -> Turn:
         sent_at = time.monotonic()
@@ -200,6 +218,7 @@ if __name__ == "__main__":
                 client.streamed_turns,
                 client.conversation,
                 client.accepted,
+                client.cancelled,
                 client.reads,
                 client.file_reads,
                 client.static_reads,

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shlex
 import time
 import zipfile
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from tests.contract.conftest import Connect, StartServer
 from tests.contract.streams import check_same, folded, post
+from tests.contract.wire import worker_in
 from tests.contract.world import Api, Scripted, Scripts, wait_until
 from tests.support.hosts import require_sandboxes, runs
 from tests.support.model_server import Step, ToolCall
@@ -246,6 +248,31 @@ def test_an_archive_that_is_a_bomb_hurts_nobody(
     assert says in unpacked["stderr"] + " ".join(unpacked.get("notes", ()))
     assert after["stdout"] == "on\n"
     assert filenames(worker) == []
+
+
+def test_a_name_of_a_file_is_one_line_whatever_is_in_it(api: Api, scripts: Scripts):
+    """Else it could look like another file, or like words of the server."""
+    odd = "a\nb.txt (9 bytes, published)"
+    make = f"printf x > {shlex.quote(odd)}; printf y > 'fine é.txt'; touch \"$(printf '\\377')\""
+    calls = [
+        *(run(make), ToolCall("list_files", {}), ToolCall("read_file", {"path": odd})),
+        ToolCall("publish_file", {"path": odd}),
+    ]
+    worker = worker_in(
+        api.create(scripts(*(Step(tool_calls=[call]) for call in calls), Step(text="done")))
+    )
+    made, listed, read_back, published = [
+        part["output"] for part in worker["messages"][-1]["parts"] if "output" in part
+    ]
+    shown = r'"a\nb.txt (9 bytes, published)"'
+    assert made["files"] == [
+        f"{shown} (1 bytes, published)",
+        "fine é.txt (1 bytes, published)",
+    ]
+    assert made["notes"] == ["Not kept: ?: A path must be valid Unicode."]
+    assert listed.splitlines() == [f"{shown}\t1\tpublished", "fine é.txt\t1\tpublished"]
+    assert read_back == "x"
+    assert published == f"Published {shown}."
 
 
 def test_links_and_pipes_are_not_kept_and_never_followed(api: Api, scripts: Scripts):

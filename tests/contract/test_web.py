@@ -343,6 +343,12 @@ def test_a_page_that_orders_to_send_data_away_is_not_obeyed(web: Api, scripts: S
         f"{site.origin}/a?data=secret",
         f"{site.origin}/a/secret",
         f"http://localhost.evil.test:{site.port}/a",
+        f"{site.origin}/%61%73ecret",  # in other spellings of what the page links to
+        f"{site.origin}/a%00secret",
+        f"{site.origin}/a;secret",
+        f"{site.origin}/x/../a",
+        f"{site.origin}/a\tsecret",
+        f"{site.origin}/a\\secret",
     ]
     worker, page, *refused = run(
         web, scripts, fetch(f"{site.origin}/injected"), *(fetch(url) for url in stolen)

@@ -1,5 +1,6 @@
 """The rules for the paths of files, and what a path says about a file."""
 
+import json
 import mimetypes
 from fnmatch import fnmatchcase
 from urllib.parse import quote
@@ -45,6 +46,14 @@ def normalize(path: str) -> str:
     if any(len(part.encode()) > _MAX_NAME_BYTES for part in parts):
         raise FileError(f"A name in a path may have at most {_MAX_NAME_BYTES} bytes.")
     return normal
+
+
+def spelled(path: str) -> str:
+    """How a list names a file: on one line and as it is, whatever is in the name.
+
+    One with line breaks, or with characters that nobody sees, stands in quotes, as JSON has it.
+    """
+    return path if path.isprintable() else json.dumps(path)
 
 
 def is_published_by_default(path: str) -> bool:

@@ -16,7 +16,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from handinger.files.paths import MAX_PATH_BYTES, FileError, normalize
+from handinger.files.paths import MAX_PATH_BYTES, FileError, normalize, spelled
 from handinger.sandbox import folders
 from handinger.sandbox.descent import Descent, open_folder
 from handinger.storage import blobs
@@ -83,7 +83,8 @@ class Scan:
 
     def leave_out(self, path: str, why: str) -> None:
         if len(self.left_out) < _MAX_NAMED:
-            self.left_out.append(f"{path.encode(errors='replace').decode()}: {why}")
+            name = spelled(path.encode(errors="replace").decode())
+            self.left_out.append(f"{name}: {why.removesuffix('.')}")
 
 
 @dataclass(frozen=True, slots=True)

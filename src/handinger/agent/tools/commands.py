@@ -23,6 +23,7 @@ from handinger.agent.tools.context import (
 )
 from handinger.budgets import Spending
 from handinger.files import Change, Collected, FileError
+from handinger.files.paths import spelled
 from handinger.ids import WorkerId
 from handinger.sandbox.process import SandboxError, StopReason
 from handinger.settings import Settings
@@ -244,10 +245,10 @@ async def _keep(ctx: RunContext[ToolContext], name: str, content: bytes) -> str:
 def _listed(changes: Sequence[Change], removed: Sequence[str]) -> list[str]:
     """What became of the files, in as few words as are needed."""
     lines = [
-        f"{change.path} ({change.size} bytes, {'published' if change.published else 'kept'})"
-        for change in sorted(changes, key=lambda change: (not change.published, change.path))
+        f"{spelled(each.path)} ({each.size} bytes, {'published' if each.published else 'kept'})"
+        for each in sorted(changes, key=lambda change: (not change.published, change.path))
     ]
-    lines += [f"{path} (removed)" for path in removed]
+    lines += [f"{spelled(path)} (removed)" for path in removed]
     if len(lines) > _MAX_LISTED:
         lines[_MAX_LISTED:] = [f"and {len(lines) - _MAX_LISTED} more"]
     return lines

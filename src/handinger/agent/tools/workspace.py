@@ -10,7 +10,7 @@ from pydantic_ai import RunContext, Tool, ToolReturn
 from handinger.agent import pictures, taint
 from handinger.agent.tools.context import IDEMPOTENT, ToolContext, effects
 from handinger.files import Change, File, Workspace
-from handinger.files.paths import HEAD_BYTES, looks_like_text
+from handinger.files.paths import HEAD_BYTES, looks_like_text, spelled
 
 _MAX_CHARACTERS = 50_000
 _MAX_LISTED = 1_000
@@ -27,7 +27,7 @@ async def write_file(ctx: RunContext[ToolContext], path: str, content: str) -> s
     change = await ctx.deps.workspace.prepare(path, content.encode())
     effects(ctx).files.append(change)
     published = "published" if change.published else "not published"
-    return f"Wrote {change.path} ({change.size} bytes, {published})."
+    return f"Wrote {spelled(change.path)} ({change.size} bytes, {published})."
 
 
 async def read_file(
@@ -94,7 +94,7 @@ async def _hexadecimal(workspace: Workspace, file: File, offset: int, limit: int
     rest = file.size - offset - len(content)
     if rest > 0:
         lines.append(f"[{rest} more bytes; go on with offset={offset + len(content)}]")
-    head = f"{file.path} is no text ({file.media_type}, {file.size} bytes):"
+    head = f"{spelled(file.path)} is no text ({file.media_type}, {file.size} bytes):"
     return "\n".join((head, *lines))
 
 
@@ -107,7 +107,7 @@ async def list_files(ctx: RunContext[ToolContext], path: str = ".") -> str:
     if not found:
         return "There are no files here."
     lines = [
-        f"{file.path}\t{file.size}\t{'published' if file.published else 'not published'}"
+        f"{spelled(file.path)}\t{file.size}\t{'published' if file.published else 'not published'}"
         for file in found[:_MAX_LISTED]
     ]
     if len(found) > _MAX_LISTED:
@@ -126,7 +126,7 @@ async def publish_file(ctx: RunContext[ToolContext], path: str) -> str:
         published=True,
     )
     effects(ctx).files.append(published)
-    return f"Published {file.path}."
+    return f"Published {spelled(file.path)}."
 
 
 def tools() -> list[Tool[ToolContext]]:
