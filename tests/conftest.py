@@ -1,5 +1,6 @@
 """What the tests of every room share."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,11 +8,20 @@ import pytest
 from hypothesis import settings
 
 from handinger.storage.embedded import EmbeddedPostgres
+from tests.support import postgres as copied
 from tests.support.commands import preloaded_commands
+
+# What is loaded with the tests stays, and is much: no collection of garbage need go through it.
+gc.disable()
 
 # Machines may be busy; what takes too long is ended by pytest's own limit.
 settings.register_profile("handinger", deadline=None)
 settings.load_profile("handinger")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +32,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL for one module, for tests in this process."""
-    postgres = EmbeddedPostgres.join(tmp_path_factory.mktemp("postgres"))
+    postgres = copied.joined(tmp_path_factory.mktemp("postgres"))
     yield postgres
     postgres.leave()
 

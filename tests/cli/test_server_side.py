@@ -12,15 +12,15 @@ from types import ModuleType
 import pytest
 
 from handinger.settings import Settings
-from handinger.storage.embedded import EmbeddedPostgres
 from tests.cli.conftest import Cli
+from tests.support.postgres import joined
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A data directory whose PostgreSQL runs meanwhile, so that no command has to start it."""
     folder = tmp_path_factory.mktemp("data")
-    postgres = EmbeddedPostgres.join(folder)
+    postgres = joined(folder)
     yield folder
     postgres.leave()
 

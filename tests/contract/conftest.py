@@ -23,6 +23,7 @@ from handinger.storage.embedded import EmbeddedPostgres
 from tests.contract.world import Api, Scripts
 from tests.support import preloaded
 from tests.support.model_server import ModelServer
+from tests.support.postgres import give_postgres
 from tests.support.server import HandingerServer
 
 StartServer = Callable[..., HandingerServer]
@@ -45,8 +46,10 @@ def server(
     model: ModelServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[HandingerServer]:
     """The server that most tests share; it must not log one traceback in all that time."""
+    data_dir = tmp_path_factory.mktemp("contract") / "data"
+    give_postgres(data_dir)
     server = HandingerServer(
-        tmp_path_factory.mktemp("contract") / "data",
+        data_dir,
         model_url=model.base_url,
         environment={"HANDINGER_SHUTDOWN_GRACE_S": "1"},
         preload=False,

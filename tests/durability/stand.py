@@ -12,12 +12,12 @@ from typing import Any
 
 import httpx2
 
-from handinger.storage.embedded import EmbeddedPostgres
 from tests.durability.holding import Write, held
 from tests.durability.observing import Observer, wait_for
 from tests.durability.reading import Reader
 from tests.support import preloaded
 from tests.support.model_server import ModelServer
+from tests.support.postgres import joined
 from tests.support.server import START_TIMEOUT_S, HandingerServer
 
 ANSWER_TIMEOUT_S = 60
@@ -36,7 +36,7 @@ class Stand:
     ) -> None:
         self.model = model
         self.data_dir = folder / "data"
-        self._postgres = EmbeddedPostgres.join(self.data_dir)
+        self._postgres = joined(self.data_dir)
         self.server = HandingerServer(
             self.data_dir, model_url=model.base_url, prepare=prepare, environment=environment
         )

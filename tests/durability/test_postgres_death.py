@@ -17,6 +17,7 @@ from tests.durability.observing import Observer, wait_for
 from tests.durability.reading import told
 from tests.durability.stand import Stand, fresh_key, get, in_background, post, start
 from tests.support.model_server import ModelServer, Step, ToolCall, Usage
+from tests.support.postgres import joined
 from tests.support.server import HandingerServer
 
 RECOVERED_WITHIN_S = 20.0
@@ -104,7 +105,7 @@ def running_given(
     running_model: ModelServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Given]:
     folder = tmp_path_factory.mktemp("given")
-    postgres = EmbeddedPostgres.join(folder / "postgres")
+    postgres = joined(folder / "postgres")
     server = HandingerServer(
         folder / "data", model_url=running_model.base_url, database_url=postgres.url
     )

@@ -15,7 +15,6 @@ import pytest
 from handinger import keys, settings
 from handinger.ids import OrganizationId
 from handinger.storage.database import Database, open_database
-from handinger.storage.embedded import EmbeddedPostgres
 from tests.durability.firing import ONCE, fired, schedule_on
 from tests.durability.observing import Observer, wait_for
 from tests.durability.reading import Reader, told
@@ -31,6 +30,7 @@ from tests.durability.stand import (
     start,
 )
 from tests.support.model_server import ModelServer, Step, ToolCall, Usage
+from tests.support.postgres import joined
 from tests.support.server import HandingerServer
 
 # The promise of the project: a dead server's turns go on elsewhere within this time.
@@ -42,7 +42,7 @@ class Pair:
 
     def __init__(self, folder: Path, model: ModelServer) -> None:
         self.model = model
-        self._postgres = EmbeddedPostgres.join(folder / "postgres")
+        self._postgres = joined(folder / "postgres")
         storage = folder / "blobs"
         storage.mkdir()
         environment = {"HANDINGER_STORAGE_URL": storage.as_uri()}

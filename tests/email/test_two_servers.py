@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from handinger.storage.embedded import EmbeddedPostgres
 from tests.email.sink import Sink
 from tests.email.world import World, mail, unique
 from tests.support.dns_server import DnsServer
 from tests.support.model_server import ModelServer
+from tests.support.postgres import joined
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ class Pair:
     """Servers A and B on one database. A's mail goes out through a doorway."""
 
     def __init__(self, folder: Path, model: ModelServer, names: DnsServer, sink: Sink) -> None:
-        self._postgres = EmbeddedPostgres.join(folder / "postgres")
+        self._postgres = joined(folder / "postgres")
         (folder / "blobs").mkdir()
         self.doorway = Doorway(sink)
         common = {

@@ -6,6 +6,7 @@ ends as that fork does. What runs in it is the real command, from its entry poin
 """
 
 import contextlib
+import gc
 import importlib
 import marshal
 import os
@@ -76,6 +77,7 @@ def _serve(listener: socket.socket) -> None:
 
 
 def _carry_out(client: socket.socket) -> None:
+    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _, streams, _, _ = socket.recv_fds(client, 1, 3)
     with client.makefile("rb") as told:

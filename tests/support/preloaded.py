@@ -4,6 +4,7 @@ What runs in them is `handinger serve`, from its entry point on. Whoever adds to
 must see that no import starts a thread, which a fork would lose.
 """
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -63,6 +64,7 @@ def fork(act: Callable[[Argument], None], argument: Argument) -> ForkServerProce
 
 
 def _run(command: Command) -> None:
+    gc.freeze()  # What is preloaded is no garbage, and to look at it is to copy its memory.
     os.environ.clear()
     os.environ.update(command.environment)
     os.chdir(command.folder)

@@ -14,6 +14,7 @@ from typing import Protocol
 import httpx2
 
 from tests.support import preloaded
+from tests.support.postgres import give_postgres
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 25.0
@@ -29,8 +30,9 @@ def free_port(host: str = "127.0.0.1") -> int:
 class HandingerServer:
     """One `handinger serve`. Several may share a database by `database_url`.
 
-    With `preload`, its process begins with all modules imported, and with a call of `prepare`; else
-    it is started as a person starts it, by this `command`, which takes seconds more.
+    With `preload`, its process begins with all modules imported, and with a call of `prepare`, and
+    its PostgreSQL is a copy; else it is started as a person starts it, by this `command`, which
+    takes seconds more.
     """
 
     def __init__(
@@ -93,6 +95,8 @@ class HandingerServer:
             self.log_path,
             self._prepare,
         )
+        if self._preload and "HANDINGER_DATABASE_URL" not in self.environment:
+            give_postgres(self.data_dir)
         self.log_path.touch()
         self._process = _Forked(command) if self._preload else _Executed(command, self._command)
         if wait:

@@ -3,12 +3,12 @@
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from tests.support.postgres import joined
 
 from handinger import ids, keys
 from handinger.ids import TurnId, WorkerId
 from handinger.settings import Settings
 from handinger.storage.database import Database, Tenant, open_database
-from handinger.storage.embedded import EmbeddedPostgres
 from handinger.turns import accept, taint
 from handinger.turns.accept import Instruction, NewTurn, Source
 from handinger.turns.taint import UntrustedText
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Of one PostgreSQL that all tests of the module share."""
     data_dir = tmp_path_factory.mktemp("taint")
-    postgres = EmbeddedPostgres.join(data_dir)
+    postgres = joined(data_dir)
     yield Settings.model_validate(
         {"data_dir": data_dir, "database_url": postgres.url, "model": "demo"}
     )
