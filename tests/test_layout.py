@@ -86,3 +86,26 @@ def test_nothing_is_marked_as_unfinished():
 def test_every_module_says_what_it_owns():
     silent = {name for name, module in _modules() if not ast.get_docstring(module)}
     assert silent <= {"_version.py"}  # Its one constant says it.
+
+
+def test_nothing_that_answers_a_request_is_called_in_a_thread():
+    threaded = [
+        f"{name}:{function.lineno}: {function.name}"
+        for name, module in _modules()
+        for function in ast.walk(module)
+        if isinstance(function, ast.FunctionDef)
+        and (_is_route(function) or function.name in _dependencies(module))
+    ]
+    assert threaded == []
+
+
+def _is_route(function: ast.FunctionDef) -> bool:
+    return any(ast.unparse(decorator).startswith("router.") for decorator in function.decorator_list)
+
+
+def _dependencies(module: ast.Module) -> set[str]:
+    return {
+        ast.unparse(call.args[0])
+        for call in ast.walk(module)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "Depends"
+    }

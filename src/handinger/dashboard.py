@@ -42,7 +42,7 @@ def make_router(settings: Settings) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get("/workers/{worker_id}")
-    def _worker(worker_id: str) -> Response:
+    async def _worker(worker_id: str) -> Response:
         if not ids.is_valid("wrk", worker_id):
             raise workers.not_found(worker_id)
         page = _PAGE.format(worker_id=worker_id, base_url=html.escape(settings.base_url))

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
+from typing import Any
 
 import pytest
 from pydantic_ai import direct
@@ -78,7 +79,9 @@ def site() -> Iterator[Site]:
 
 
 async def _fail(model: Model, *, timeout_s: float = 10) -> Exception:
-    how = models.request_settings(settings.load(model="openai:m", model_timeout_s=timeout_s))
+    how = models.request_settings(
+        settings.load(model="openai:m", model_timeout_s=timeout_s), model
+    )
     with pytest.raises(Exception) as caught:  # What they raise is the question.
         await direct.model_request(model, [ModelRequest.user_text_prompt("Hi")], model_settings=how)
     return caught.value
@@ -150,3 +153,21 @@ async def test_half_an_answer_may_be_billed(make: Make, site: Site):
     site.pages = _AnyPath(Reply('{"id": "x", "choi', "application/json"))
     error = await _fail(make(site.origin, "key"))
     assert models.may_be_billed(error), error
+
+
+@pytest.mark.parametrize("name", ["openai-chat:m", "openai:m", "anthropic:m", "groq:m"])
+async def test_a_client_repeats_nothing_and_is_not_copied_for_that(
+    name: str, site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    for provider in ("OPENAI", "ANTHROPIC", "GROQ"):
+        monkeypatch.setenv(f"{provider}_BASE_URL", site.origin)
+        monkeypatch.setenv(f"{provider}_API_KEY", "key")
+    model = models.build(settings.load(model=name))
+    client: Any = model
+    for kind in type(client.client).__mro__:
+        if "with_options" in vars(kind):
+            monkeypatch.setattr(kind, "with_options", None)
+    site.pages = _AnyPath(Reply('{"error": {"message": "later"}}', "application/json", status=503))
+    error = await _fail(model)
+    assert isinstance(error, ModelHTTPError)
+    assert len(site.seen) == 1

@@ -23,7 +23,6 @@ from pydantic_ai.messages import (
     UserContent,
     UserPromptPart,
 )
-from pydantic_ai.settings import ModelSettings
 
 from handinger.agent import conversation as conversations
 from handinger.agent import model as models
@@ -161,7 +160,8 @@ class Compactor:
     async def _summarize(self, asked: ModelMessage, cut: Cut, held: Reservation) -> str:
         """The model's summary, "" if it makes none. Raises ModelFailed."""
         attempt, process = self._attempt, self._attempt.process
-        how = models.request_settings(process.settings) | ModelSettings(max_tokens=cut.most_output)
+        how = models.request_settings(process.settings, process.model)
+        how["max_tokens"] = cut.most_output
         timeout = asyncio.timeout(seconds_until(attempt.allowance.conclude_at))
         try:
             async with timeout:

@@ -39,14 +39,21 @@ def build(settings: Settings) -> Model:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigurationError(f"HANDINGER_MODEL={name} cannot be used: {reason}") from error
     schemas.remember(model)
+    client = getattr(model, "client", None)
+    if isinstance(getattr(client, "max_retries", None), int):
+        # Told with each request, pydantic-ai would make a copy of the client for each.
+        client.max_retries = 0
     return model
 
 
-def request_settings(settings: Settings) -> ModelSettings:
+def request_settings(settings: Settings, model: Model) -> ModelSettings:
     """How every call is made. Repeating a call is this server's work, not the provider SDK's."""
     if settings.model_id == DEMO:
         return ModelSettings()
-    return ModelSettings(timeout=settings.model_timeout_s, max_retries=0)
+    how = ModelSettings(timeout=settings.model_timeout_s)
+    if getattr(getattr(model, "client", None), "max_retries", None) != 0:
+        how["max_retries"] = 0
+    return how
 
 
 def is_transient(error: BaseException) -> bool:

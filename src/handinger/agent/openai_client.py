@@ -19,7 +19,6 @@ def send_as_it_is(model: Model) -> None:
     if not isinstance(model, OpenAIChatModel | OpenAIResponsesModel):
         return
     if type(model.client) is AsyncOpenAI:
-        # pydantic-ai makes a copy of its client for each request, which is of the same class.
         model.client.__class__ = _Client
 
 

@@ -163,7 +163,7 @@ def make_agent(
         toolsets=toolsets,
         instructions=_instructions,
         capabilities=[Hooks()],
-        model_settings=models.request_settings(settings),
+        model_settings=models.request_settings(settings, model),
         retries={"tools": _TOOL_RETRIES, "output": _EMPTY_ANSWERS},
         name="worker",
     )

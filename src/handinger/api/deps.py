@@ -92,14 +92,22 @@ class Services:
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def services(request: Request) -> Services:
-    """This process's services."""
+def services_of(request: Request) -> Services:
+    """The services of the process that answers."""
     return cast(Services, request.app.state.services)
+
+
+# Dependencies are asynchronous, because each that is not is called in a thread.
+
+
+async def services(request: Request) -> Services:
+    """This process's services."""
+    return services_of(request)
 
 
 async def authenticated(request: Request) -> Caller:
     """Whose request this is. Raises Unauthorized, RateLimited."""
-    own = services(request)
+    own = services_of(request)
     caller = await keys.authenticate(own.database, request.headers.get("authorization"))
     if own.rate_limiter is not None:
         await own.rate_limiter.require(caller)
@@ -110,21 +118,21 @@ ServicesDep = Annotated[Services, Depends(services)]
 CallerDep = Annotated[Caller, Depends(authenticated)]
 
 
-def worker_id(workerId: str) -> WorkerId:  # The wire's name.
+async def worker_id(workerId: str) -> WorkerId:  # The wire's name.
     """The path's worker id. Raises NotFound for what can be none."""
     if not ids.is_valid("wrk", workerId):
         raise workers.not_found(workerId)
     return WorkerId(workerId)
 
 
-def turn_id(turnId: str) -> TurnId:  # The wire's name.
+async def turn_id(turnId: str) -> TurnId:  # The wire's name.
     """The path's turn id. Raises NotFound for what can be none."""
     if not ids.is_valid("trn", turnId):
         raise reading.not_found(turnId)
     return TurnId(turnId)
 
 
-def schedule_id(scheduleId: str) -> ScheduleId:  # The wire's name.
+async def schedule_id(scheduleId: str) -> ScheduleId:  # The wire's name.
     """The path's schedule id. Raises NotFound for what can be none."""
     if not ids.is_valid("sch", scheduleId):
         raise schedules.not_found(scheduleId)
@@ -161,7 +169,7 @@ async def read_json(request: Request, model: type[Body]) -> tuple[Body, dict[str
             f"This endpoint reads JSON, not {content_type[:80]}; "
             "send Content-Type: application/json."
         )
-    settings = services(request).settings
+    settings = services_of(request).settings
     raw = bytearray()
     async for chunk in body_stream(
         request, settings.max_json_bytes, variable="HANDINGER_MAX_JSON_BYTES"

@@ -57,7 +57,7 @@ def _unknown_cursor() -> InvalidInput:
     return InvalidInput.of("is none that this server gave out", "cursor")
 
 
-def page_query(
+async def page_query(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(description="`nextCursor` of the page before.")] = None,
 ) -> PageQuery:

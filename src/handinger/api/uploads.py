@@ -19,7 +19,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from handinger.api import json_text
-from handinger.api.deps import body_stream, check_body, read_json, services
+from handinger.api.deps import body_stream, check_body, read_json, services_of
 from handinger.api.links import LinkedFile
 from handinger.api.models.instructions import FileInput, WorkerContinue
 from handinger.attachments import Attachment, IncomingFile
@@ -82,7 +82,7 @@ async def read_instruction(
         return
     form = await _read_form(request)
     try:
-        fields, uploads = await _sorted(form, services(request).settings)
+        fields, uploads = await _sorted(form, services_of(request).settings)
         body = check_body(model, fields)
         incoming = tuple(
             IncomingFile(upload.filename, upload.content_type, upload.file) for upload in uploads
@@ -112,7 +112,7 @@ class _Parser(MultiPartParser):
 
 
 async def _read_form(request: Request) -> FormData:
-    settings = services(request).settings
+    settings = services_of(request).settings
     limit = settings.max_multipart_bytes
     parser = _Parser(
         request.headers,
