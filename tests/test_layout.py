@@ -100,7 +100,9 @@ def test_nothing_that_answers_a_request_is_called_in_a_thread():
 
 
 def _is_route(function: ast.FunctionDef) -> bool:
-    return any(ast.unparse(decorator).startswith("router.") for decorator in function.decorator_list)
+    return any(
+        ast.unparse(decorator).startswith("router.") for decorator in function.decorator_list
+    )
 
 
 def _dependencies(module: ast.Module) -> set[str]:

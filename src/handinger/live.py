@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import time
+from collections import deque
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
@@ -41,6 +42,8 @@ _ASK_EXPIRES_S = 15.0
 _ASK_AGAIN_INTERVAL_S = 0.1
 # A notice can be lost when a connection breaks; followed stories are re-read this often anyway.
 _REFRESH_INTERVAL_S = 2.0
+# More can hardly be asked for in the moment from a turn's claim to its begin.
+_CANCELS_KEPT = 1000
 
 
 @dataclass(slots=True, eq=False)
@@ -110,6 +113,9 @@ class Hub:
         self._turns: dict[TurnId, LiveTurn] = {}
         self._askers: dict[TurnId, dict[str, _Asker]] = {}
         self._cancel_callbacks: dict[TurnId, Callable[[], None]] = {}
+        # The latest cancels of turns that are not executed here, or not yet: one that is claimed
+        # already, and not begun.
+        self._cancels = deque[TurnId](maxlen=_CANCELS_KEPT)
         self._dirty: set[TurnId] = set()
         self._relay_wanted = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
@@ -145,6 +151,8 @@ class Hub:
             live.story = story
         live.executing = True
         self._cancel_callbacks[story.turn_id] = on_cancel
+        if story.turn_id in self._cancels:
+            on_cancel()
         self.told(live)
         try:
             yield live
@@ -277,7 +285,9 @@ class Hub:
             self._refresh_soon(notice["ended"])
         elif "cancel" in notice:
             callback = self._cancel_callbacks.get(notice["cancel"])
-            if callback is not None:
+            if callback is None:
+                self._cancels.append(notice["cancel"])
+            else:
                 callback()
         elif "ask" in notice:
             self._note_asker(notice)

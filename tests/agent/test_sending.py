@@ -79,9 +79,7 @@ def site() -> Iterator[Site]:
 
 
 async def _fail(model: Model, *, timeout_s: float = 10) -> Exception:
-    how = models.request_settings(
-        settings.load(model="openai:m", model_timeout_s=timeout_s), model
-    )
+    how = models.request_settings(settings.load(model="openai:m", model_timeout_s=timeout_s), model)
     with pytest.raises(Exception) as caught:  # What they raise is the question.
         await direct.model_request(model, [ModelRequest.user_text_prompt("Hi")], model_settings=how)
     return caught.value

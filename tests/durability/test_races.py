@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -174,6 +175,30 @@ def test_a_turn_whose_job_was_lost_while_the_server_was_down_runs_at_the_start(
     stand.start()
     stand.model.open_gate("held")
     wait_for_answer(stand, worker_id, timeout_s=TOLD_WITHIN_S)
+
+
+def test_a_cancel_between_the_claim_of_a_turn_and_its_begin_is_heard(stand: Stand) -> None:
+    worker_id = hold_a_turn(stand)
+    stand.kill()
+    attempts = "SELECT attempt FROM turns WHERE worker_id = %s"
+    with psycopg.connect(stand.observer.url) as connection:
+        # What the next attempt reads before it begins.
+        connection.execute("LOCK TABLE entries IN ACCESS EXCLUSIVE MODE")
+        stand.start()
+        wait_for(lambda: stand.observer.value(attempts, worker_id) == 2, "the second attempt")
+        cancelling = ThreadPoolExecutor(1).submit(cancel, stand, worker_id)
+        asked = "SELECT cancel_requested FROM turns WHERE worker_id = %s"
+        wait_for(lambda: stand.observer.value(asked, worker_id), "the cancel")
+    # The model never answers.
+    worker = cancelling.result()
+    assert worker["status"] == "completed"
+    assert worker["incomplete_details"] == {"reason": "cancelled"}
+
+
+def cancel(stand: Stand, worker_id: str) -> dict[str, Any]:
+    """Answered once the turn has ended."""
+    with client(stand.server) as http:
+        return http.post(f"/api/workers/{worker_id}/cancel").raise_for_status().json()
 
 
 @pytest.mark.slow

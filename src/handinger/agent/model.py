@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic_ai import exceptions as ai_errors
 from pydantic_ai.messages import ModelResponse, TextPart, ThinkingPart
@@ -39,8 +39,8 @@ def build(settings: Settings) -> Model:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigurationError(f"HANDINGER_MODEL={name} cannot be used: {reason}") from error
     schemas.remember(model)
-    client = getattr(model, "client", None)
-    if isinstance(getattr(client, "max_retries", None), int):
+    client: Any = getattr(model, "client", None)
+    if hasattr(client, "max_retries"):
         # Told with each request, pydantic-ai would make a copy of the client for each.
         client.max_retries = 0
     return model
