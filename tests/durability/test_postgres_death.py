@@ -80,7 +80,8 @@ def test_a_turn_survives_the_death_of_the_embedded_postgresql(
     ) == [(2, 200, 0)]
     made = Counter(request.step for request in stand.model.requests("two"))
     assert made[0] == 1
-    assert httpx2.get(f"{stand.server.base_url}/readyz").status_code == 200
+    ready = f"{stand.server.base_url}/readyz"
+    wait_for(lambda: httpx2.get(ready).status_code == 200, "the server to be ready again")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from obstore.store import MemoryStore
 from psycopg.sql import SQL
 from psycopg.types.json import Json
 
-from handinger import engine, workers
+from handinger import workers
 from handinger.budgets import accounts
 from handinger.errors import NotFound, TooManySchedules
 from handinger.ids import WorkerId
@@ -21,7 +21,7 @@ from handinger.schedules.firing import Alarm
 from handinger.settings import Settings
 from handinger.storage.blobs import Blobs
 from handinger.turns import accept
-from handinger.turns.accept import RUN_WORKER, Instruction, NewTurn
+from handinger.turns.accept import Instruction, NewTurn
 from tests.schedules.world import START, World, minutes, when_of
 
 pytestmark = pytest.mark.anyio
@@ -109,8 +109,7 @@ async def test_for_a_full_queue_a_recurring_one_skips_and_one_that_fires_once_wa
         assert (await world.firings(worker_id, recurring))[:1] == full
         assert await world.firings(worker_id, once) == full
         world.held.clear()
-        async with world.database.system().transaction() as sql:
-            await engine.enqueue(sql.connection, RUN_WORKER, lock=worker_id)
+        await world.end_turns(worker_id)
         await world.at(START + minutes(10))
     assert await world.firings(worker_id, once) == [*full, (START + minutes(1), None)]
     assert (await world.firings(worker_id, recurring))[-2:] == [
