@@ -153,6 +153,7 @@ class Settings(BaseSettings):
     secret_key: Annotated[SecretStr | None, Field(min_length=32)] = None
     mcp_connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 10
     mcp_call_timeout_s: Annotated[float, Field(gt=0)] = 120
+    mcp_max_bytes: Annotated[int, Field(ge=64 * 1024)] = 16 * MIB
     budgets: Annotated[dict[BudgetName, BudgetLimits], NoDecode] = Field(
         default_factory=lambda: dict(DEFAULT_BUDGETS)
     )

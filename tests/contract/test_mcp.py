@@ -36,6 +36,7 @@ def mcp_server(new_server: StartServer, remote: HttpMcpServer) -> HandingerServe
         {
             "HANDINGER_MCP_CALL_TIMEOUT_S": "3",
             "HANDINGER_MCP_CONNECT_TIMEOUT_S": "60",
+            "HANDINGER_MCP_MAX_BYTES": "1000000",
             "HANDINGER_SECRET_OF_OURS": "never told",
         },
     )
@@ -112,6 +113,7 @@ def test_other_organizations_have_none_of_them(api: Api, scripts: Scripts):
         ("remote_fail", {"reason": "no luck"}, "no luck"),
         ("remote_echo", {"wrong": 1}, "text"),
         ("remote_slow", {}, "did not answer within 3 s"),
+        ("remote_flood", {"megabytes": 3}, "answered with more than 1000000 bytes"),
         ("local_die", {}, "outcome is unknown"),
     ],
 )

@@ -31,6 +31,7 @@ from pydantic_ai.toolsets.external import TOOL_SCHEMA_VALIDATOR
 
 from handinger import mcp_servers
 from handinger.agent import taint
+from handinger.agent.bounded_http import AnswerBound
 from handinger.agent.hooks import StepContext
 from handinger.agent.tools import results
 from handinger.errors import ConfigurationError
@@ -131,6 +132,7 @@ class _Session:
 
     server: ConnectableServer
     toolset: "MCPToolset[Any]"
+    bound: AnswerBound | None  # None of a program
     closing: contextlib.AsyncExitStack
 
 
@@ -226,6 +228,9 @@ class McpServers:
                 raise
             await self._drop(turn_id, name)
             problem = f"The connection to the MCP server {name!r} broke ({_reason(error)})"
+            if session.bound is not None and session.bound.exceeded:
+                most = self.settings.mcp_max_bytes
+                problem = f"The MCP server {name!r} answered with more than {most} bytes"
             raise ToolFailed(_UNKNOWN.format(problem=problem)) from error
 
     async def _session(self, turn_id: TurnId, server: ConnectableServer) -> _Session:
@@ -287,16 +292,16 @@ async def _connect(server: ConnectableServer, settings: Settings) -> _Session:
     async with contextlib.AsyncExitStack() as stack:
         try:
             async with asyncio.timeout(settings.mcp_connect_timeout_s):
-                toolset = await _toolset(server, settings, stack)
+                toolset, bound = await _toolset(server, settings, stack)
                 await stack.enter_async_context(toolset)
         except Exception as error:  # Each transport has errors of its own.
             raise _unreachable(server, error) from error
-        return _Session(server, toolset, stack.pop_all())
+        return _Session(server, toolset, bound, stack.pop_all())
 
 
 async def _toolset(
     server: ConnectableServer, settings: Settings, stack: contextlib.AsyncExitStack
-) -> "MCPToolset[Any]":
+) -> "tuple[MCPToolset[Any], AnswerBound | None]":
     from fastmcp.client.transports import StdioTransport  # noqa: PLC0415 # See `_connect`.
     from pydantic_ai.mcp import MCPToolset  # noqa: PLC0415
 
@@ -311,24 +316,27 @@ async def _toolset(
             keep_alive=False,
             log_file=Path("/dev/null"),
         )
-        return MCPToolset(
+        toolset = MCPToolset[Any](
             transport,
             id=server.name,
             tool_error_behavior="failed",
             init_timeout=settings.mcp_connect_timeout_s,
             read_timeout=settings.mcp_call_timeout_s,
         )
+        return toolset, None
+    bound = AnswerBound(settings.mcp_max_bytes)
     client = await stack.enter_async_context(
         httpx2.AsyncClient(
-            headers=dict(connection.headers),
+            headers={**connection.headers, **bound.headers},
             # The headers are secrets; wherever a server points to, they stay here.
             follow_redirects=False,
             timeout=httpx2.Timeout(
                 settings.mcp_call_timeout_s, connect=settings.mcp_connect_timeout_s
             ),
+            event_hooks={"response": [bound.hold]},
         )
     )
-    return MCPToolset(
+    toolset = MCPToolset[Any](
         connection.url,
         id=server.name,
         tool_error_behavior="failed",
@@ -336,6 +344,7 @@ async def _toolset(
         read_timeout=settings.mcp_call_timeout_s,
         http_client=client,
     )
+    return toolset, bound
 
 
 async def _close(session: _Session) -> None:
