@@ -48,6 +48,7 @@ def small(new_server: StartServer, connect: Connect, site: Site) -> Api:
             "HANDINGER_SANDBOX_DISK_BYTES": str(24 * MIB),
             "HANDINGER_SANDBOX_DISK_ENTRIES": "2000",
             "HANDINGER_SANDBOX_OUTPUT_BYTES": str(256 * 1024),
+            "HANDINGER_SANDBOX_CPU_S": "1",
             "HANDINGER_MAX_FILE_BYTES": str(4 * MIB),
             "HANDINGER_FETCH_MAX_BYTES": str(MIB),
             "HANDINGER_FETCH_ALLOW_PRIVATE": f"127.0.0.1:{site.port}",
@@ -154,8 +155,9 @@ BOMBS = {
     "processes": (f"python3 -c {shlex.quote(SWARM)}", "more processes"),
     "memory": (f"python3 -c {shlex.quote(HOG)}", ""),
     "output": ("yes", "output and was stopped"),
-    "file": ("dd if=/dev/zero of=huge bs=1M count=10240", ""),
-    "sparse file": ("truncate -s 10G huge", ""),
+    "file": ("dd if=/dev/zero of=huge bs=1M count=10240", "which no file may be"),
+    "sparse file": ("truncate -s 10G huge", "which no file may be"),
+    "computing": ("while :; do :; done", "1 s of processor time"),
     "disk": (
         "for i in $(seq 100); do head -c 3000000 /dev/zero > f$i; sleep 0.02; done; sleep 60",
         "disk of the sandbox is full",
@@ -170,7 +172,7 @@ def test_a_bomb_ends_alone(small: Api, scripts: Scripts, name: str):
     require_sandboxes()
     command, said = BOMBS[name]
     attack = [
-        Step(tool_calls=[run(command, timeout_seconds=4)]),
+        Step(tool_calls=[run(command, timeout_seconds=60 if name == "computing" else 4)]),
         Step(tool_calls=[run("rm -rf *; echo still")]),
         Step(text="done"),
     ]

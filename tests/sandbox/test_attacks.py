@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import secrets
+import signal
 import socket
 import subprocess
 import tempfile
@@ -446,8 +447,27 @@ async def test_output_without_end_is_cut_off(small: Sandbox):
     ["dd if=/dev/zero of=huge bs=1M count=10240 status=none", "truncate -s 10G huge"],
 )
 async def test_a_file_of_10_gb_is_not_made(small: Sandbox, command: str):
-    assert (await small.shell(command)).exit_code != 0
+    done = await small.shell(command)
+    assert done.exit_code != 0
+    assert done.stopped == "file"
     assert (small.workspace / "huge").stat().st_size <= 4 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("command", "stopped"),
+    [("while :; do :; done", "cpu"), ("trap '' XCPU; while :; do :; done", None)],
+    ids=["plain", "deaf"],
+)
+async def test_a_process_that_only_computes_is_stopped(
+    folders: Folders, host: Host, little: Limits, command: str, stopped: str | None
+):
+    sandboxes = Sandboxes(folders, host, replace(little, cpu_s=1))
+    try:
+        done = await sandboxes.create().shell(command, timeout_s=120)
+    finally:
+        await sandboxes.close_all()
+    assert done.stopped == stopped
+    assert done.exit_code == 128 + (signal.SIGXCPU if stopped else signal.SIGKILL)
 
 
 @pytest.mark.parametrize("folder", [".", "/tmp", "/var/tmp"])

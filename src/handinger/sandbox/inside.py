@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 _WATCH_INTERVAL_S = 0.2
+_CPU_GRACE_S = 2
 
 
 class Runner:
@@ -251,7 +252,7 @@ def limit(limits: "dict[str, int]") -> None:
     for kind, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, limits["file_bytes"]),
-        (resource.RLIMIT_CPU, limits["cpu_s"]),
+        (resource.RLIMIT_CPU, limits["cpu_s"] + _CPU_GRACE_S),
         (resource.RLIMIT_DATA, limits["memory_bytes"]),
         (resource.RLIMIT_NPROC, limits["processes"] + 1),  # and this one
         (resource.RLIMIT_NOFILE, limits["open_files"]),
@@ -261,6 +262,9 @@ def limit(limits: "dict[str, int]") -> None:
         _, hard = resource.getrlimit(kind)
         allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (allowed, allowed))
+    # By a signal that says why, to which it may be deaf until it is killed.
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (min(limits["cpu_s"], hard), hard))
 
 
 def main() -> None:

@@ -32,7 +32,15 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred
 _KILLED = 128 + signal.SIGKILL
 
 StopReason = Literal[
-    "timeout", "output", "memory", "processes", "disk", "memory_reserve", "disk_reserve"
+    "timeout",
+    "output",
+    "memory",
+    "processes",
+    "cpu",
+    "file",
+    "disk",
+    "memory_reserve",
+    "disk_reserve",
 ]
 _EXCEEDED: Mapping[object, StopReason] = {
     "memory": "memory",
@@ -40,6 +48,9 @@ _EXCEEDED: Mapping[object, StopReason] = {
     "processes": "processes",
     "disk": "disk",
 }
+
+# The kernel's signal to a process that is at one of its own limits.
+_AT_LIMIT: Mapping[int, StopReason] = {128 + signal.SIGXCPU: "cpu", 128 + signal.SIGXFSZ: "file"}
 
 
 class SandboxError(HandingerServerError):
@@ -72,7 +83,7 @@ class Execution:
     stdout: bytes
     stderr: bytes
     seconds: float
-    stopped: StopReason | None  # what it took too much of, if we stopped it
+    stopped: StopReason | None  # what it took too much of, if it was stopped for that
 
 
 @dataclass(slots=True, eq=False)
@@ -185,7 +196,7 @@ class SandboxProcess:
             stdout=bytes(command.out.kept),
             stderr=bytes(command.err.kept),
             seconds=time.monotonic() - began,
-            stopped=command.stopped,
+            stopped=command.stopped or _AT_LIMIT.get(exit_code),
         )
 
     def stop(self, reason: StopReason) -> None:

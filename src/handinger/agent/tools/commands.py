@@ -63,6 +63,10 @@ _STOPPED = {
     " Work on smaller pieces.",
     "processes": "It started more processes and threads than the {processes} that the sandbox may "
     "have. Everything in the sandbox was stopped.",
+    "cpu": "It used the {cpu_s} s of processor time that one process may have, and was stopped. Do "
+    "less at a time, with files for what is done.",
+    "file": "It made a file larger than {file_bytes} bytes, which no file may be, and was stopped. "
+    "Divide it.",
     "disk": "The disk of the sandbox is full ({disk_mib} MiB, or {disk_entries} files and folders, "
     "temporary ones included). Everything in the sandbox was stopped. Remove what is not needed.",
     "memory_reserve": "The memory of the host is nearly used up: less than {memory_reserve_mib} "
@@ -211,6 +215,8 @@ def _why_stopped(deps: ToolContext, reason: StopReason, time_limit: _TimeLimit) 
         output_bytes=settings.sandbox_output_bytes,
         memory_mib=settings.sandbox_memory_bytes // (1024 * 1024),
         processes=settings.sandbox_processes,
+        cpu_s=settings.sandbox_cpu_s,
+        file_bytes=settings.max_file_bytes,
         disk_mib=settings.sandbox_disk_bytes // (1024 * 1024),
         disk_entries=settings.sandbox_disk_entries,
         memory_reserve_mib=settings.sandbox_memory_reserve_bytes // (1024 * 1024),
