@@ -211,17 +211,21 @@ async def test_tools_that_only_the_turn_knows_are_reserved_for_as_well(
     more.__doc__ = "Look at more. " * 200
 
     def answers(number: int) -> Answer:
-        return AGAIN if number < 3 else Answer("Done.", output_tokens=10)
+        return AGAIN if number < 4 else done
 
-    async with stage(postgres, tmp_path, answers, budgets=ONLY_MONEY) as here:
+    done = Answer("Done.", output_tokens=10)
+    async with stage(postgres, tmp_path, lambda _: done, budgets=ONLY_MONEY) as here:
+        await here.run("standard")
+        here.answers = answers
         here.unmetered = [Tool(more)]
         async with limited(here):
             turn = await here.run("standard")
         rows = await here.ledger(turn)
     assert (turn["error"], turn["incomplete_reason"], len(rows)) == (None, None, 3)
-    reserved = here.calls[0].reserved_input
-    assert reserved is not None
-    assert reserved >= here.calls[0].bytes_sent + len(more.__doc__)
+    without, with_it = (call.reserved_input for call in here.calls[:2])
+    assert without is not None
+    assert with_it is not None
+    assert with_it >= without + len(more.__doc__)
 
 
 async def test_the_conclusion_is_kept_from_the_other_turns_of_the_organization(
@@ -261,6 +265,77 @@ async def test_the_conclusion_is_kept_from_the_other_turns_of_the_organization(
     assert account is not None
     assert account.balance_credits is not None
     assert account.balance_credits >= 0
+
+
+async def test_and_so_it_is_while_the_conversation_is_summarized(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    answers = [
+        Answer("Said.", input_tokens=5000, output_tokens=10),
+        Answer("It was said."),  # The summary is as long as it may be.
+        Answer("Done.", output_tokens=10),
+    ]
+    async with stage(
+        postgres,
+        tmp_path,
+        lambda n: answers[n - 1],
+        context_window=6000,
+        budgets=ONLY_MONEY,
+    ) as here:
+        first = await here.run("unlimited", input="All of this was said. " * 300)
+        organization = await keys.first_organization(here.database)
+        await accounts.grant(here.database, organization.id, credits=30)
+
+        async def others_take_all(answer: Answer) -> None:
+            account = await accounts.show(here.database, organization.id)
+            assert account is not None
+            if len(here.calls) == 2:
+                answer.input_tokens = here.calls[-1].reserved_input
+                taken = -(account.balance_credits or 0)
+                await accounts.grant(here.database, organization.id, credits=taken)
+
+        here.during = others_take_all
+        try:
+            turn = await here.run("unlimited", worker=WorkerId(first["worker_id"]))
+            account = await accounts.show(here.database, organization.id)
+        finally:
+            await accounts.lift(here.database, organization.id)
+    assert len(here.calls) == 3
+    assert (turn["error"], turn["output"][-1]["content"][0]["text"]) == (None, "Done.")
+    assert account is not None
+    assert account.balance_credits is not None
+    assert account.balance_credits >= 0
+
+
+async def test_servers_that_share_a_balance_do_not_overdraw_it(
+    postgres: EmbeddedPostgres, tmp_path: Path
+):
+    """Each turn has a server of its own; they know of each other by the database alone."""
+
+    def answers(number: int) -> Answer:
+        return Answer("Done.", input_tokens=1000, output_tokens=4000)
+
+    async with stage(
+        postgres, tmp_path, answers, budgets=ONLY_MONEY, max_output_tokens=4000
+    ) as here:
+        organization = await keys.first_organization(here.database)
+        await accounts.grant(here.database, organization.id, credits=30)
+        try:
+            turns = [await here.accept("unlimited") for _ in range(12)]
+            async with asyncio.timeout(60):
+                await asyncio.gather(*(here.runner().drain(turn.worker_id) for turn in turns))
+            account = await accounts.show(here.database, organization.id)
+        finally:
+            await accounts.lift(here.database, organization.id)
+        await here.check()
+        ended = [await here.row(turn) for turn in turns]
+    made = [turn for turn in ended if turn["steps"]]
+    # A call costs 0.063 USD, seven credits.
+    assert 1 <= len(made) == len(here.calls) <= 4
+    assert account is not None
+    assert account.balance_credits == 30 - sum(turn["credits"] for turn in ended) >= 0
+    for turn in ended:
+        assert turn["steps"] or turn["error"]["code"] == "budget_too_small"
 
 
 async def test_a_response_with_more_calls_than_the_conclusion_can_answer_is_left_out_of_it(

@@ -197,7 +197,12 @@ class Meter:
             if left is not None and (is_unknown or self.summary.cost_nano > left // 2):
                 self.summary = None
             self.bounds.forget_count()
-            return [self.summary] if self.summary and self.summary.cost_nano else []
+            if self.summary is None or not self.summary.cost_nano:
+                return []
+            if available_nano is None or left is None:
+                return [self.summary]
+            kept = min(self._concluding_nano(bound + output), left - self.summary.cost_nano)
+            return [self.summary, self._kept_slice(step, kept)]
 
         return reserve
 
