@@ -48,6 +48,7 @@ from handinger.storage.blobs import open_blobs
 from handinger.storage.database import Database, open_database
 from handinger.storage.embedded import EmbeddedPostgres
 from handinger.turns import reading
+from handinger.turns.claiming import Claims
 from handinger.turns.deliveries import Deliveries
 from handinger.turns.housekeeping import Housekeeping
 from handinger.web.fetching import Fetcher
@@ -155,6 +156,7 @@ async def _serve(
         stack.push_async_callback(reader.close)
         tools = runners.all_tools(settings, reader, with_commands=sandboxes is not None)
         stopping = asyncio.Event()
+        claims = Claims(database, settings, node=hub.node)
         runner = runners.Runner(
             database=database,
             blobs=blobs,
@@ -166,6 +168,7 @@ async def _serve(
             conversations=Conversations(),
             sandboxes=sandboxes,
             metering=runners.make_metering(model, settings, tools=tools),
+            claims=claims,
             mcp=mcp,
         )
         housekeeping = Housekeeping(
@@ -215,6 +218,7 @@ async def _serve(
             deliveries=deliveries,
             engine_runs=lambda: engine.is_running,
             seat=engine.seat,
+            claims=claims,
             queue_is_full=lambda: housekeeping.queue_is_full,
             inbound=inbound,
             rate_limiter=RateLimiter(settings.rate_limit) if settings.rate_limit else None,

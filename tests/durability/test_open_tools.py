@@ -25,6 +25,7 @@ from handinger.storage.database import Database, open_database
 from handinger.storage.embedded import EmbeddedPostgres
 from handinger.turns import accept, reading
 from handinger.turns.accept import Instruction, NewTurn
+from handinger.turns.claiming import Claims
 
 pytestmark = pytest.mark.anyio
 
@@ -170,11 +171,12 @@ async def begin(
         await reading.refresh(database, story)
 
     def process() -> Runner:
+        hub = Hub(database, refresh, functools.partial(reading.moved, database))
         return Runner(
             database=database,
             blobs=open_blobs(configured),
             settings=configured,
-            hub=Hub(database, refresh, functools.partial(reading.moved, database)),
+            hub=hub,
             agent=agent,
             model=TestModel(),
             stopping=asyncio.Event(),
@@ -182,6 +184,7 @@ async def begin(
             metering=Metering(
                 configured, price=prices.of(settings.load(model="demo")), output_limit=None
             ),
+            claims=Claims(database, configured, node=hub.node),
         )
 
     return Turn(database, turn.worker_id, process(), process())

@@ -32,6 +32,7 @@ from handinger.storage.database import Database, open_database
 from handinger.storage.embedded import EmbeddedPostgres
 from handinger.turns import accept, reading
 from handinger.turns.accept import Instruction, NewTurn, Source
+from handinger.turns.claiming import Claims
 from tests.support.ledger import CHECKS
 
 NANO = 1_000_000_000
@@ -188,6 +189,7 @@ class Stage:
             stopping=asyncio.Event(),
             conversations=Conversations(),
             sandboxes=self.sandboxes,
+            claims=Claims(self.database, self.configured, node="node"),
             metering=Metering(
                 self.configured,
                 price=self.price,

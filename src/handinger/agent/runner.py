@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pydantic_ai import Agent, RunContext, Tool
 from pydantic_ai.models import Model
@@ -21,15 +21,15 @@ from handinger.agent.opening import Opening
 from handinger.agent.tools import commands, email, schedules, web, workspace
 from handinger.agent.tools.context import ToolContext
 from handinger.errors import Superseded
-from handinger.ids import TurnId, WorkerId
+from handinger.ids import WorkerId
 from handinger.live import Hub
 from handinger.sandbox.sandbox import Sandboxes
 from handinger.settings import Settings
 from handinger.storage.blobs import Blobs
 from handinger.storage.database import Database, is_connection_error
 from handinger.story import Take
-from handinger.turns import claiming, reading, stories
-from handinger.turns.claiming import ClaimedTurn
+from handinger.turns import reading, stories
+from handinger.turns.claiming import ClaimedTurn, Claims
 from handinger.web.reading import Reader
 
 logger = logging.getLogger(__name__)
@@ -52,42 +52,34 @@ class Runner:
     stopping: asyncio.Event
     conversations: Conversations
     metering: Metering
+    claims: Claims
     sandboxes: Sandboxes | None = None  # None: this host has none
     mcp: McpServers | None = None
-    # Turns that the database's absence took from this process.
-    lost: set[TurnId] = field(default_factory=set[TurnId])
 
     async def drain(self, lock: str) -> None:
         """Carry out a worker's turns, oldest first, until none is left or the server stops."""
-        while not self.stopping.is_set():
-            opening = Opening(self)
-            turn = await claiming.claim(
-                self.database,
-                WorkerId(lock),
-                node=self.hub.node,
-                model=self.settings.model_id,
-                nano_per_credit=self.settings.nano_per_credit,
-                forgiven=self.lost,
-                opening=opening,
-            )
-            if turn is None:
-                return
-            self.lost.discard(turn.id)
-            metrics.attempts.labels("first" if turn.attempt == 1 else "again").inc()
-            if not await self._execute(turn, opening):
-                return
-
-    async def _execute(self, turn: ClaimedTurn, opening: Opening) -> bool:
-        """Carry out one turn; whether more may wait. One accepted after its end has its own job."""
+        worker_id = WorkerId(lock)
         try:
-            return await self._attempt(turn, opening)
+            while not self.stopping.is_set():
+                opening = Opening(self)
+                turn = await self.claims.claim(worker_id, opening=opening)
+                # One that is accepted after the end of the last has its own job.
+                if turn is None or not await self._execute(turn, opening):
+                    return
+            await self.claims.give_back(worker_id)
         except Superseded as error:
             # Whoever took it over drains the worker; claiming it back would go on without end.
             logger.warning("%s", error)
-            return False
+
+    async def _execute(self, turn: ClaimedTurn, opening: Opening) -> bool:
+        """Carry out one turn; whether more may wait. Raises Superseded."""
+        self.claims.lost.discard(turn.id)
+        metrics.attempts.labels("first" if turn.attempt == 1 else "again").inc()
+        try:
+            return await self._attempt(turn, opening)
         except Exception as error:
             if is_connection_error(error):
-                self.lost.add(turn.id)
+                self.claims.lost.add(turn.id)
             raise  # The job is tried again, and goes on from the journal.
 
     async def _attempt(self, turn: ClaimedTurn, opening: Opening) -> bool:

@@ -3,17 +3,17 @@
 They hardly ever change, and walking through them takes longer than all else that a request needs.
 """
 
-import json
 import sys
 from typing import Any
 
 from pydantic_ai.models import Model
 from pydantic_ai.profiles import JsonSchemaTransformer, ModelProfile, merge_profile
+from pydantic_core import to_json
 
 _MOST_KNOWN = 1000
 
 _Schema = dict[str, Any]
-_Known = dict[tuple[str, bool | None], tuple[_Schema, bool]]
+_Known = dict[tuple[bytes, bool | None], tuple[_Schema, bool]]
 
 
 def remember(model: Model) -> None:
@@ -35,7 +35,7 @@ def _remembering(transformer: type[JsonSchemaTransformer]) -> type[JsonSchemaTra
 
     class Remembering(transformer):
         def __init__(self, schema: _Schema, *, strict: bool | None = None) -> None:
-            self._key = (json.dumps(schema), strict)
+            self._key = (to_json(schema), strict)
             if self._key not in known:
                 super().__init__(schema, strict=strict)
 

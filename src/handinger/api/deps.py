@@ -36,6 +36,7 @@ from handinger.storage.blobs import Blobs
 from handinger.storage.database import Database
 from handinger.turns import reading
 from handinger.turns.accept import RequestIdentity
+from handinger.turns.claiming import Claims
 from handinger.turns.deliveries import Deliveries
 from handinger.web.fetching import Fetcher
 
@@ -85,6 +86,7 @@ class Services:
     inbound: Callable[[], "Inbound"]
     engine_runs: Callable[[], bool]
     seat: Callable[[OrganizationId], AbstractAsyncContextManager[Seat | None]]
+    claims: Claims
     queue_is_full: Callable[[], bool]
     rate_limiter: RateLimiter | None
     clock: Clock = database_clock

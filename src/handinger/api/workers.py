@@ -88,6 +88,7 @@ async def create_worker(
                 metadata=body.metadata,
                 request=identity,
                 seat=seat,
+                claims=services.claims,
             )
 
     return await answers.run_turn(

@@ -166,26 +166,28 @@ async def take_over(
     turn_id: TurnId,
     worker_id: WorkerId,
     *,
+    attempt: int,
     charges: Sequence[Charge],
     credits: int,
     reservations: Sequence[Reservation],
-) -> None:
-    """Book what a dead attempt may have spent, and reserve for the new one.
-
-    The caller holds the turn's row.
-    """
-    await sql.run(
+) -> bool:
+    """Book what a dead attempt may have spent, and reserve for this one; False if that is over."""
+    found = await sql.value(
         "WITH fenced AS (UPDATE turns SET reservations = %(reservations)s,"
         " reserved_nano = %(reserved_nano)s, credits = %(credits)s,"
         " model_cost_nano = model_cost_nano + %(model_cost_nano)s,"
         " tool_cost_nano = tool_cost_nano + %(tool_cost_nano)s,"
         " sandbox_cost_nano = sandbox_cost_nano + %(sandbox_cost_nano)s,"
         " internal_cost_nano = internal_cost_nano + %(internal_cost_nano)s"
-        " WHERE organization_id = %(organization_id)s AND id = %(id)s RETURNING id)" + INSERT,
+        " WHERE organization_id = %(organization_id)s AND id = %(id)s"
+        " AND attempt = %(attempt)s AND status = 'running' RETURNING id),"
+        " booked AS (" + INSERT + ") SELECT id FROM fenced",
         id=turn_id,
         worker_id=worker_id,
+        attempt=attempt,
         credits=credits,
         **held(reservations),
         **columns(charges),
         **total(charges).columns(),
     )
+    return found is not None

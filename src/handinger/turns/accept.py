@@ -1,20 +1,24 @@
 """Accepting an instruction: one turn for it, in one transaction, however often it is sent."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, LiteralString
 
+import psycopg
 from psycopg.types.json import Json, Jsonb
 
 from handinger import attachments, budgets, engine, ids, live, prices, workers
 from handinger.attachments import Attachment
-from handinger.budgets import accounts
+from handinger.budgets import Spending, accounts
+from handinger.budgets.accounts import Funds
 from handinger.errors import IdempotencyKeyReused, PriceUnknown, WorkerBusy
 from handinger.ids import KeyId, OrganizationId, ScheduleId, TurnId, WorkerId
 from handinger.settings import BudgetName, Settings
 from handinger.storage.database import Database, TenantStatements
+from handinger.turns.claiming import ClaimedTurn, Claims
 
 # The job that drains a worker's waiting turns; `jobs.py` binds it to the agent. Its queue is the
 # organization, so that none can take all the room.
@@ -113,41 +117,67 @@ async def create_worker(
     metadata: Mapping[str, Any],
     request: RequestIdentity | None = None,
     seat: engine.Seat | None = None,
+    claims: Claims | None = None,
 ) -> Accepted:
     """A new worker with its first turn, which takes the seat if there is one.
+
+    Then the turn is one of the claims as well, unless files come with it, which a claim delivers.
 
     Raises OutOfCredits, MonthlyCapReached, PriceUnknown, IdempotencyKeyReused, BodyTooLarge.
     """
     tenant = database.tenant(organization_id)
     # One statement is a transaction by itself, in a fifth of the round trips.
     looks_first = request is not None and request.may_repeat
-    async with tenant.transaction() if looks_first else tenant.statements() as sql:
-        earlier = await _joined(sql, request) if looks_first else None
-        if earlier is not None:
-            return earlier
-        await _require_funds(sql, settings, turn)
-        await attachments.require_room(sql, settings, turn.worker_id, turn.instruction.attachments)
-        job_id = await sql.value(
-            "WITH worker AS (INSERT INTO workers (id, organization_id, metadata, model)"
-            " VALUES (%(worker_id)s, %(organization_id)s, %(metadata)s, %(model)s)),"
-            " task AS (INSERT INTO tasks (id, organization_id, worker_id)"
-            " VALUES (%(task_id)s, %(organization_id)s, %(worker_id)s) RETURNING id),"
-            + _INSERT_TURN
-            + ", "
-            + engine.SEAT_NEW
-            + " SELECT (SELECT id FROM seated), "
-            + _LOCK_AND_ASK
-            + ", "
-            + engine.ENQUEUE_NEW,
-            metadata=Json(dict(metadata), dumps=workers.dump),
-            model=settings.model_id,
-            task_id=ids.new("tsk"),
-            **_columns(turn, request),
-            **engine.new_job(RUN_WORKER, lock=turn.worker_id, queue=organization_id, seat=seat),
-        )
+    claimed: ClaimedTurn | None = None
+    try:
+        async with tenant.transaction() if looks_first else tenant.statements() as sql:
+            earlier = await _joined(sql, request) if looks_first else None
+            if earlier is not None:
+                return earlier
+            funds = await _require_funds(sql, settings, turn)
+            attached = turn.instruction.attachments
+            await attachments.require_room(sql, settings, turn.worker_id, attached)
+            if seat is not None and claims is not None and funds is not None and not attached:
+                claimed = _claimed(turn, organization_id, funds)
+            job_id = await sql.value(
+                _INSERT_WORKER,
+                metadata=Json(dict(metadata), dumps=workers.dump),
+                model=settings.model_id,
+                task_id=ids.new("tsk"),
+                node=claims.node if claims is not None and claimed is not None else None,
+                **_columns(turn, request),
+                **engine.new_job(RUN_WORKER, lock=turn.worker_id, queue=organization_id, seat=seat),
+            )
+    except (psycopg.Error, asyncio.CancelledError):
+        if claims is not None and claimed is not None:
+            claims.lost.add(turn.id)  # It may be there nevertheless.
+        raise
     if seat is not None and job_id is not None:
+        if claims is not None and claimed is not None:
+            claims.accepted(claimed)
         seat.take(job_id, RUN_WORKER, lock=turn.worker_id)
     return Accepted(turn.worker_id, turn.id)
+
+
+def _claimed(turn: NewTurn, organization_id: OrganizationId, funds: Funds) -> ClaimedTurn:
+    """A first turn as a claim would find it."""
+    return ClaimedTurn(
+        id=turn.id,
+        organization_id=organization_id,
+        worker_id=turn.worker_id,
+        input=turn.instruction.input,
+        budget=turn.instruction.budget,
+        source=turn.instruction.source,
+        attempt=1,
+        crashes=0,
+        cancel_requested=False,
+        created_at=turn.created_at,
+        started_at=turn.created_at,
+        has_history=False,
+        spending=Spending(),
+        budget_overrides=funds.overrides,
+        has_account=funds.account is not None,
+    )
 
 
 async def continue_worker(
@@ -198,7 +228,11 @@ async def append(
     await attachments.require_room(sql, settings, turn.worker_id, turn.instruction.attachments)
     await sql.run(
         "WITH task AS (SELECT id FROM tasks WHERE organization_id = %(organization_id)s"
-        " AND worker_id = %(worker_id)s)," + _INSERT_TURN + " SELECT " + _LOCK_AND_ASK,
+        " AND worker_id = %(worker_id)s), node AS (SELECT NULL AS id),"
+        + _INSERT_TURN
+        + " SELECT "
+        + _LOCK_AND_ASK,
+        model=None,
         **_columns(turn, request),
     )
     await engine.enqueue(sql.connection, RUN_WORKER, lock=turn.worker_id, queue=sql.organization_id)
@@ -252,20 +286,21 @@ async def append_all(sql: TenantStatements, turns: Sequence[NewTurn]) -> None:
     await engine.enqueue_all(sql.connection, RUN_WORKER, locks=locks, queue=sql.organization_id)
 
 
-async def _require_funds(sql: TenantStatements, settings: Settings, turn: NewTurn) -> None:
+async def _require_funds(sql: TenantStatements, settings: Settings, turn: NewTurn) -> Funds | None:
     """That the turn may spend something. Raises OutOfCredits, MonthlyCapReached, PriceUnknown.
 
     Whoever asks over HTTP is told at once. A schedule looks before it fires; the turn of a mail
     says it in its `error`.
     """
     if turn.instruction.source != "api":
-        return
+        return None
     funds = await accounts.funds(sql)
     if funds.account is not None:
         funds.account.require()
     limits = budgets.limits_of(settings, turn.instruction.budget, funds.overrides)
     if (limits.usd is not None or funds.account is not None) and prices.of(settings) is None:
         raise PriceUnknown(prices.unknown(settings))
+    return funds
 
 
 async def lock_worker(sql: TenantStatements, worker_id: WorkerId) -> None:
@@ -284,16 +319,20 @@ async def lock_worker(sql: TenantStatements, worker_id: WorkerId) -> None:
         raise workers.not_found(worker_id)
 
 
-# Goes on from a CTE `task`. A request's identity is kept with the turn that it made, and its lock
-# is held until both are there, see `_joined`.
-_INSERT_TURN = """
+# Goes on from the CTEs `task` and `node`: the process that claims the turn, or null. A request's
+# identity is kept with the turn that it made, and its lock is held until both are there, see
+# `_joined`.
+_INSERT_TURN: LiteralString = """
 turn AS (
     INSERT INTO turns
-        (id, organization_id, worker_id, task_id, status, source, input, budget, attachments,
-            email, created_at)
-    SELECT %(turn_id)s, %(organization_id)s, %(worker_id)s, id, 'pending', %(source)s,
+        (id, organization_id, worker_id, task_id, status, attempt, released, node, model,
+            started_at, source, input, budget, attachments, email, created_at)
+    SELECT %(turn_id)s, %(organization_id)s, %(worker_id)s, task.id,
+        CASE WHEN node.id IS NULL THEN 'pending' ELSE 'running' END, (node.id IS NOT NULL)::int,
+        node.id IS NULL, node.id, CASE WHEN node.id IS NOT NULL THEN %(model)s END,
+        CASE WHEN node.id IS NOT NULL THEN %(created_at)s END, %(source)s,
         %(input)s, %(budget)s, %(attachments)s, %(email)s, %(created_at)s
-    FROM task
+    FROM task, node
     RETURNING id
 ),
 request AS (
@@ -302,11 +341,26 @@ request AS (
     FROM turn WHERE %(key_id)s::text IS NOT NULL
 )
 """
-_LOCK_AND_ASK = """
+_LOCK_AND_ASK: LiteralString = """
     (SELECT pg_advisory_xact_lock(hashtextextended(%(organization_id)s || %(identity)s, 1))
         WHERE %(identity)s::text IS NOT NULL),
     (SELECT pg_notify(%(channel)s, %(asking)s) WHERE %(asking)s::text IS NOT NULL)
 """
+
+_INSERT_WORKER: LiteralString = (
+    "WITH worker AS (INSERT INTO workers (id, organization_id, metadata, model)"
+    " VALUES (%(worker_id)s, %(organization_id)s, %(metadata)s, %(model)s)),"
+    " task AS (INSERT INTO tasks (id, organization_id, worker_id)"
+    " VALUES (%(task_id)s, %(organization_id)s, %(worker_id)s) RETURNING id), "
+    + engine.SEAT_NEW
+    # Without its seat, the turn is for whoever takes the job.
+    + ", node AS (SELECT (SELECT %(node)s::text FROM seated) AS id),"
+    + _INSERT_TURN
+    + " SELECT (SELECT id FROM seated), "
+    + _LOCK_AND_ASK
+    + ", "
+    + engine.ENQUEUE_NEW
+)
 
 
 def _columns(turn: NewTurn, request: RequestIdentity | None) -> dict[str, object]:
