@@ -478,6 +478,21 @@ async def test_a_full_disk_stops_everything(small: Sandbox, folder: str):
     assert (await small.shell(f"rm {folder}/f*; echo after")).stdout == b"after\n"
 
 
+async def test_what_makes_room_on_a_full_disk_has_its_time_and_what_fills_it_has_not(
+    small: Sandbox,
+):
+    fill = "for i in $(seq 1000); do head -c 3000000 /dev/zero > f$i; sleep 0.02; done; sleep 1000"
+    assert (await small.shell(fill, timeout_s=60)).stopped == "disk"
+    # Several looks long, and what is written meanwhile has had its room made before.
+    slowly = "sleep 1; rm f1; sleep 1; echo after; sleep 1"
+    done = await small.shell(slowly, timeout_s=60)
+    assert (done.stopped, done.stdout) == (None, b"after\n")
+    more = "head -c 6000000 /dev/zero > more; sleep 1000"
+    assert (await small.shell(more, timeout_s=60)).stopped == "disk"
+    assert (await small.shell("rm f* more; sleep 1; echo after")).stdout == b"after\n"
+    assert (await small.shell(fill, timeout_s=60)).stopped == "disk"
+
+
 # Longer than any path may be.
 DEEP = "import os, time\nfor _ in range(90):\n    os.mkdir('d' * 50)\n    os.chdir('d' * 50)\n"
 LOCKED = "import os, time\nos.mkdir('locked')\nos.chdir('locked')\nos.chmod('.', 0o300)\n"

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 # How often the disk is looked at, at most; a look may take this share of the time between two.
 _LOOK_INTERVAL_S = 0.25
 _LOOK_SHARE = 0.05
+# What is written between two looks may be more than its limit, but hardly as many times that.
+_OVERFULL = 4
 # After one was taken, the next begins to start.
 _SPARE_AFTER_S = 0.1
 
@@ -44,6 +46,10 @@ class Sandbox:
         self._temporary = folders.make_folder(f"{name}/temporary", uid=host.uid)
         self._process: SandboxProcess | None = None
         self._watching: asyncio.Task[None] | None = None
+        # What there may be on its disk: once that was full, no more than there is, until there is
+        # room again. Else what removes files would be stopped as well.
+        self._most_bytes, self._most_entries = limits.disk_bytes, limits.disk_entries
+        self._was_full = False
         self._lock = asyncio.Lock()
         self._closed = False
 
@@ -113,7 +119,7 @@ class Sandbox:
 
     async def _watch_disk(self, process: SandboxProcess) -> None:
         """Stop everything when the disk holds more than it may; no kernel limit does that."""
-        room_bytes: int | None = self._limits.disk_bytes
+        room_bytes: int | None = self._most_bytes
         took, free_bytes = 0.0, self._free_bytes()
         while process.is_alive:
             if self._free_bytes() < self._limits.disk_reserve_bytes:
@@ -122,9 +128,12 @@ class Sandbox:
             await self._rest(took / _LOOK_SHARE, free_bytes - (room_bytes or 0))
             # From before the look, so that what is written meanwhile counts.
             began, free_bytes = time.monotonic(), self._free_bytes()
+            if self._was_full:
+                await asyncio.to_thread(self._allow_what_is_there)
             room_bytes = await asyncio.to_thread(self._room_bytes)
             took = time.monotonic() - began
             if room_bytes is None:
+                self._was_full = True
                 process.stop("disk")
 
     async def _rest(self, rest_s: float, least_free_bytes: int) -> None:
@@ -142,13 +151,34 @@ class Sandbox:
 
     def _room_bytes(self) -> int | None:
         """What may still be written; None if too much was written already."""
-        room_bytes, room_entries = self._limits.disk_bytes, self._limits.disk_entries
+        used = self._usage(self._most_bytes, self._most_entries)
+        if used is None:
+            return None
+        used_bytes, used_entries = used
+        room_bytes = self._most_bytes - used_bytes
+        self._most_bytes = min(self._most_bytes, max(used_bytes, self._limits.disk_bytes))
+        self._most_entries = min(self._most_entries, max(used_entries, self._limits.disk_entries))
+        return room_bytes
+
+    def _allow_what_is_there(self) -> None:
+        """Once; if more is written to it then, there is not more allowed for that."""
+        limits, self._was_full = self._limits, False
+        if (self._most_bytes, self._most_entries) != (limits.disk_bytes, limits.disk_entries):
+            return
+        used = self._usage(limits.disk_bytes * _OVERFULL, limits.disk_entries * _OVERFULL)
+        if used is not None:
+            self._most_bytes = max(used[0], limits.disk_bytes)
+            self._most_entries = max(used[1], limits.disk_entries)
+
+    def _usage(self, room_bytes: int, room_entries: int) -> tuple[int, int] | None:
+        """Bytes on disk and entries of the whole sandbox; None if they are more than that."""
+        all_bytes = all_entries = 0
         for folder in (self.workspace, self._temporary):
-            used = usage(folder, room_bytes, room_entries)
+            used = usage(folder, room_bytes - all_bytes, room_entries - all_entries)
             if used is None:
                 return None
-            room_bytes, room_entries = room_bytes - used[0], room_entries - used[1]
-        return room_bytes
+            all_bytes, all_entries = all_bytes + used[0], all_entries + used[1]
+        return all_bytes, all_entries
 
 
 def usage(folder: Path, room_bytes: int, room_entries: int) -> tuple[int, int] | None:
