@@ -14,6 +14,7 @@ from pydantic_ai import RunContext, Tool
 from tests.support.spending import NANO, ONLY_MONEY, Answer, Stage, stage
 
 from handinger import keys
+from handinger.agent.shell import Shell
 from handinger.agent.tools import commands
 from handinger.agent.tools.context import ToolContext, ToolPrice, effects, reserved_nano
 from handinger.budgets import Spending, accounts
@@ -204,6 +205,38 @@ async def test_and_so_does_one_that_a_stopping_server_cuts_off(
     assert held == nano
     assert rows == ([("run_up", False, nano)] if nano else [])
     assert turn["output"][-1]["content"][0]["text"] == "Done."
+
+
+async def test_and_so_does_one_that_was_cut_off_as_the_server_stops(
+    postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its files are being saved, so that the turn has not heard of its end yet."""
+
+    def answers(number: int) -> Answer:
+        return _once("run_up", nano=7) if number == 1 else Answer("Done.", output_tokens=10)
+
+    saving = asyncio.Event()
+
+    async def hang(shell: Shell) -> None:
+        saving.set()
+        await asyncio.Event().wait()
+
+    tool = _run_up(asyncio.Event())
+    async with stage(postgres, tmp_path, answers, tools=[tool], budgets=SHORT) as here:
+        here.sandboxes = NeverStarts()  # pyright: ignore[reportAttributeAccessIssue] # All that is used of them.
+        accepted = await here.accept("standard")
+        with monkeypatch.context() as patched:
+            patched.setattr(Shell, "salvage", hang)
+            stopping = asyncio.create_task(here.carry_out(accepted))
+            async with asyncio.timeout(30):
+                await saving.wait()
+            stopping.cancel()
+            await asyncio.gather(stopping, return_exceptions=True)
+        held = (await here.row(accepted))["reserved_nano"]
+        turn = await here.carry_out(accepted)
+        rows = await _tool_rows(here, turn)
+    assert held == 7
+    assert rows == [("run_up", False, 7)]
 
 
 class NeverStarts:

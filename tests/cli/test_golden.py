@@ -40,7 +40,7 @@ EACH_FORMAT = {
     "schedules": [
         "workers:schedules create $LATER --input Go. --at 2039-05-01T09:00:00Z --format {format}",
         "workers:schedules create $LATER --input Go. --in 20m --budget low --format {format}",
-        "workers:schedules create $LATER --input Go. --cron '0 9 * * 1-5' "
+        "workers:schedules create $LATER --input Go. --cron '0 9 29 2 *' "
         "--timezone Europe/Madrid --format {format}",
         "workers:schedules create $LATER --input Go. --every 1h --format {format}",
         "workers:schedules create $LATER --input Go. "
@@ -97,7 +97,7 @@ ONCE = {
         "workers retrieve @worker.txt --transform status -r",
     ],
     "background": [
-        "workers create --input 'What is 1 + 1?' --background --transform '{status,running}'",
+        "workers create --input 'What is 1 + 1?' --background --transform '{running}'",
         "workers create --input 'What is 1 + 1?' --background --stream",
     ],
     "transform": [

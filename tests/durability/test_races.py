@@ -453,6 +453,35 @@ async def test_a_job_that_is_made_for_a_seat_runs_though_nobody_looks_for_it(
 
 
 @pytest.mark.anyio
+async def test_a_job_that_takes_its_seat_as_the_engine_stops_is_waited_for(
+    database: Database,
+) -> None:
+    ran = Ran()
+    async with asyncio.timeout(TOLD_WITHIN_S), contextlib.AsyncExitStack() as stack:
+        async with ran.engine(database, concurrency=8).running(
+            grace_s=TOLD_WITHIN_S, rescue_all=False
+        ) as running:
+            seat = await seat_in(running, stack)
+            running.stop()
+
+            async def take_late() -> None:
+                # Time enough to be gone, for a worker that does not wait.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.5):
+                        while seat.worker.worker_id is not None:  # noqa: ASYNC110 # It rings no bell.
+                            await asyncio.sleep(0.01)
+                job_id = await make(database, "late", seat)
+                assert job_id is not None
+                seat.take(job_id, "work", lock="late")
+                assert await ran.jobs.get() == "late"
+                ran.may_end.set()
+
+            taking = asyncio.create_task(take_late())
+        assert taking.done()
+        await taking
+
+
+@pytest.mark.anyio
 async def test_a_job_is_made_anew_that_took_a_seat_without_a_word(database: Database) -> None:
     """As when the connection breaks after the commit, and before its answer."""
     ran = Ran()

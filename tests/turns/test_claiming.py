@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import psycopg
@@ -209,10 +210,32 @@ async def test_an_attempt_that_cannot_begin_is_no_crash_and_costs_nothing(
 
 async def test_a_turn_that_a_stopping_server_gives_back_has_not_crashed(scene: Scene) -> None:
     await scene.accept()
+    before = datetime.now(UTC)
     await scene.claims.give_back(scene.worker_id)
     turn = await scene.other.claim(scene.worker_id, opening=Opening())
     assert turn is not None
     assert (turn.attempt, turn.crashes) == (2, 0)
+    assert turn.started_at > before  # Its time has not begun before.
+
+
+async def test_nor_has_one_that_is_cut_off_before_it_began(scene: Scene) -> None:
+    await scene.accept()
+    preparing = asyncio.Event()
+
+    async def hang() -> None:
+        preparing.set()
+        await asyncio.Event().wait()
+
+    opening = Opening(cost_nano=500, meanwhile=hang)
+    claiming = asyncio.create_task(scene.claims.claim(scene.worker_id, opening=opening))
+    async with asyncio.timeout(30):
+        await preparing.wait()
+    claiming.cancel()
+    await asyncio.gather(claiming, return_exceptions=True)
+    turn = await scene.other.claim(scene.worker_id, opening=Opening())
+    assert turn is not None
+    assert (turn.attempt, turn.crashes) == (2, 0)
+    assert (await scene.stored())["booked"] == 0
 
 
 @pytest.mark.parametrize("error", [psycopg.OperationalError(), asyncio.CancelledError()])

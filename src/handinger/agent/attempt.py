@@ -124,10 +124,13 @@ class Attempt:
             await commit
 
     async def release(self) -> None:
-        """Give the turn back; what is reserved for calls that are under way is booked later."""
+        """Give the turn back; the next claim books what it owes.
+
+        That is what calls cost that are over, and what is reserved for those that are under way.
+        """
         held = [self.context.under_way, *map(self.spent_at_most, self.open_calls())]
-        under_way = [reservation for reservation in held if reservation]
-        await self.journal.release(under_way=under_way)
+        owed = [charge.owed() for charge in self.unbooked if charge.spending.cost_nano]
+        await self.journal.release(owed=[*owed, *filter(None, held)])
 
     # Where the journal stands
 

@@ -97,7 +97,7 @@ class TurnRun:
 
     def _foregone_ending(self) -> Ending | None:
         """The ending of a turn that must not be worked on any more."""
-        if self._turn.cancel_requested:
+        if self._attempt.journal.cancel_requested:
             return endings.CANCELLED
         crashes = self._turn.crashes
         if crashes < self._process.settings.max_attempts:

@@ -214,6 +214,8 @@ class McpServers:
             session = await self._session(turn_id, tool.server)
         except McpUnreachable as error:
             raise ToolFailed(f"{error} The tool was not called.") from error
+        if session.bound is not None:
+            session.bound.exceeded = False  # That was another answer.
         try:
             async with asyncio.timeout(limit_s):
                 return await session.toolset.direct_call_tool(tool.name, arguments)

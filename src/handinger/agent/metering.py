@@ -197,12 +197,12 @@ class Meter:
             if left is not None and (is_unknown or self.summary.cost_nano > left // 2):
                 self.summary = None
             self.bounds.forget_count()
-            if self.summary is None or not self.summary.cost_nano:
-                return []
-            if available_nano is None or left is None:
-                return [self.summary]
-            kept = min(self._concluding_nano(bound + output), left - self.summary.cost_nano)
-            return [self.summary, self._kept_slice(step, kept)]
+            held = [] if self.summary is None or not self.summary.cost_nano else [self.summary]
+            if available_nano is None or left is None or is_unknown:
+                return held
+            kept = left - sum(each.cost_nano for each in held)
+            kept = min(self._concluding_nano(bound + output), kept)
+            return [*held, self._kept_slice(step, kept)] if kept > 0 else held
 
         return reserve
 

@@ -33,6 +33,13 @@ class Charge:
         spending = Spending(internal_cost_nano=self.spending.cost_nano)
         return replace(self, kind="internal", spending=spending)
 
+    def owed(self) -> "Reservation":
+        """For the next attempt to book in full, where this one cannot book it any more."""
+        cost_nano = self.spending.cost_nano
+        return Reservation(
+            self.kind, self.subject, self.step, cost_nano, unit_prices=self.unit_prices
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Reservation:

@@ -21,6 +21,7 @@ from procrastinate.worker import Worker
 logger = logging.getLogger(__name__)
 
 _RETRY_INTERVAL_S = 0.5
+_SEAT_INTERVAL_S = 0.02
 
 
 class _Bell(asyncio.Event):
@@ -179,9 +180,12 @@ class JobWorker(Worker):
         self._stop_event.set()
         await utils.cancel_and_capture_errors(side_tasks)
         grace_over = asyncio.create_task(self.grace_over.wait())
-        while self._running_jobs and not grace_over.done():
+        # Who has a seat may take it still; then that is a job like the others.
+        while (self._running_jobs or self._kept.total()) and not grace_over.done():
             await asyncio.wait(
-                {*self._running_jobs, grace_over}, return_when=asyncio.FIRST_COMPLETED
+                {*self._running_jobs, grace_over},
+                timeout=_SEAT_INTERVAL_S if self._kept.total() else None,
+                return_when=asyncio.FIRST_COMPLETED,
             )
         grace_over.cancel()
         if self._running_jobs:

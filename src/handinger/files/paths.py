@@ -51,9 +51,10 @@ def normalize(path: str) -> str:
 def spelled(path: str) -> str:
     """How a list names a file: on one line and as it is, whatever is in the name.
 
-    One with line breaks, or with characters that nobody sees, stands in quotes, as JSON has it.
+    One with line breaks, or with characters that nobody sees, stands in quotes, as JSON has it; so
+    does one that begins with a quote itself.
     """
-    return path if path.isprintable() else json.dumps(path)
+    return path if path.isprintable() and not path.startswith('"') else json.dumps(path)
 
 
 def is_published_by_default(path: str) -> bool:

@@ -205,23 +205,28 @@ class Runner:
 def _memory_kb(process: str) -> int:
     """What a process has that is not in a file; of what it shares with others, its part."""
     # Tables of pages that it touched, and what of it was swapped out, are in no resident set.
-    beside_kb = _sum_kb(f"/proc/{process}/status", (b"VmPTE:", b"VmSwap:"))
+    told_kb = _told_kb(f"/proc/{process}/smaps_rollup", b"Pss_Anon:", b"Pss_Shmem:")
+    if not told_kb:
+        # It does not let itself be looked into, or the kernel is too old for that. What anybody may
+        # see counts files, too.
+        told_kb = _told_kb(f"/proc/{process}/status", b"VmRSS:")
+    # Tables of pages that it touched, and what of it was swapped out, are in no resident set.
+    return sum(told_kb + _told_kb(f"/proc/{process}/status", b"VmPTE:", b"VmSwap:"))
+
+
+def _told_kb(path: str, *names: bytes) -> "list[int]":
+    """What the kernel tells under these names; of a process that is gone nothing."""
     try:
-        return beside_kb + _sum_kb(f"/proc/{process}/smaps_rollup", (b"Pss_Anon:", b"Pss_Shmem:"))
+        with open(path, "rb") as file:
+            return [int(line.split()[1]) for line in file if line.startswith(names)]
     except OSError:
-        # It does not let itself be looked into. What anybody may see counts files, too.
-        return beside_kb + _sum_kb(f"/proc/{process}/status", (b"VmRSS:",))
-
-
-def _sum_kb(path: str, names: "tuple[bytes, ...]") -> int:
-    """What the kernel tells under these names. Raises OSError."""
-    with open(path, "rb") as file:
-        return sum(int(line.split()[1]) for line in file if line.startswith(names))
+        return []
 
 
 def _available_bytes() -> int:
     """What the whole host can still give to programs."""
-    return _sum_kb("/proc/meminfo", (b"MemAvailable:",)) * 1024
+    told_kb = _told_kb("/proc/meminfo", b"MemAvailable:")
+    return told_kb[0] * 1024 if told_kb else sys.maxsize
 
 
 def _removed_bytes(process: str, disks: "set[int]") -> "dict[tuple[int, int], int]":

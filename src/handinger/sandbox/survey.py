@@ -311,7 +311,8 @@ def _about_reserve(limits: Limits, available_bytes: int) -> Finding:
 def _available_bytes() -> int:
     """What the host can still give to programs."""
     lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    told_kb = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return told_kb[0] * 1024 if told_kb else sys.maxsize
 
 
 def _about_disk(limits: Limits, free_bytes: int) -> Finding:

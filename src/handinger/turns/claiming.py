@@ -1,5 +1,6 @@
 """Claiming a turn: from then on, this attempt of this process is the only one that writes it."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -114,10 +115,15 @@ class Claims:
         if turn is None:
             return
         self.lost.add(turn.id)
+        await self._release_unbegun(turn)
+
+    async def _release_unbegun(self, turn: ClaimedTurn) -> None:
+        """Its time begins with the next claim."""
         async with self._database.tenant(turn.organization_id).statements() as sql:
             await sql.run(
-                "UPDATE turns SET released = true WHERE organization_id = %(organization_id)s"
-                " AND id = %(id)s AND attempt = %(attempt)s AND status = 'running'",
+                "UPDATE turns SET released = true, started_at = NULL"
+                " WHERE organization_id = %(organization_id)s AND id = %(id)s"
+                " AND attempt = %(attempt)s AND status = 'running'",
                 id=turn.id,
                 attempt=turn.attempt,
             )
@@ -128,6 +134,9 @@ class Claims:
             async with tenant.transaction() if turn.has_account else tenant.statements() as sql:
                 await self._begin(sql, turn, opening, dead=())
         except Superseded:
+            raise
+        except asyncio.CancelledError:
+            await asyncio.shield(self._release_unbegun(turn))
             raise
         except Exception:
             self.lost.add(turn.id)

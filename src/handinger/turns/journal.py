@@ -168,10 +168,10 @@ class Journal:
             spending=spending,
         )
 
-    async def release(self, *, under_way: Sequence[Reservation] = ()) -> None:
-        """Give the turn back as it is; whoever claims it next goes on. Not a crash.
+    async def release(self, *, owed: Sequence[Reservation] = ()) -> None:
+        """Give the turn back as it is; whoever claims it next goes on, and books what is `owed`.
 
-        What is reserved for calls that are `under_way` stays, and is booked by the next claim.
+        Not a crash.
         """
         async with self._tenant.statements() as sql:
             await sql.run(
@@ -180,7 +180,7 @@ class Journal:
                 " AND id = %(id)s AND attempt = %(attempt)s AND status = 'running'",
                 id=self.turn.id,
                 attempt=self.turn.attempt,
-                **ledger.held(under_way),
+                **ledger.held(owed),
             )
 
     async def _advance(
