@@ -89,7 +89,7 @@ class TurnRun:
             await attempt.release()
             raise
         if not attempt.ended:
-            await attempt.journal.release()
+            await attempt.release()
             return
         conversation = attempt.conversation
         conversation.last_id = attempt.journal.last_message_id or conversation.last_id

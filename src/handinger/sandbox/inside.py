@@ -173,7 +173,7 @@ class Runner:
             self._kill_all()
             self._remove(segments)
             self._tell({"exceeded": "memory"})
-        elif _available_bytes() < self._limits["memory_reserve_bytes"]:
+        elif available_bytes() < self._limits["memory_reserve_bytes"]:
             # The kernel itself holds memory for programs, such as full sockets, that nobody can
             # count; this ends all of it.
             self._kill_all()
@@ -204,7 +204,6 @@ class Runner:
 
 def _memory_kb(process: str) -> int:
     """What a process has that is not in a file; of what it shares with others, its part."""
-    # Tables of pages that it touched, and what of it was swapped out, are in no resident set.
     told_kb = _told_kb(f"/proc/{process}/smaps_rollup", b"Pss_Anon:", b"Pss_Shmem:")
     if not told_kb:
         # It does not let itself be looked into, or the kernel is too old for that. What anybody may
@@ -223,7 +222,7 @@ def _told_kb(path: str, *names: bytes) -> "list[int]":
         return []
 
 
-def _available_bytes() -> int:
+def available_bytes() -> int:
     """What the whole host can still give to programs."""
     told_kb = _told_kb("/proc/meminfo", b"MemAvailable:")
     return told_kb[0] * 1024 if told_kb else sys.maxsize

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from handinger.sandbox import cgroups, seccomp
+from handinger.sandbox import cgroups, inside, seccomp
 from handinger.sandbox.bubblewrap import View, is_within
 from handinger.sandbox.folders import Folders
 from handinger.sandbox.limits import Limits
@@ -237,7 +237,7 @@ def _findings(
         )
     controllers = () if host.hierarchy is None else host.hierarchy.controllers
     memory, processes = f"{limits.memory_bytes // mib} MiB", f"{limits.processes}"
-    available_bytes = _available_bytes()
+    available_bytes = inside.available_bytes()
     if host.counts_memory or available_bytes >= limits.memory_reserve_bytes:
         yield _about_limit("memory", host.counts_memory, f"{memory} a sandbox", held=_EACH)
     else:
@@ -306,13 +306,6 @@ def _about_reserve(limits: Limits, available_bytes: int) -> Finding:
         f"Make {limits.memory_reserve_bytes // mib} MiB available, or set "
         f"HANDINGER_SANDBOX_MEMORY_RESERVE_BYTES; with control groups none is needed. {_CGROUPS}",
     )
-
-
-def _available_bytes() -> int:
-    """What the host can still give to programs."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    told_kb = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return told_kb[0] * 1024 if told_kb else sys.maxsize
 
 
 def _about_disk(limits: Limits, free_bytes: int) -> Finding:

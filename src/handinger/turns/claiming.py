@@ -118,15 +118,8 @@ class Claims:
         await self._release_unbegun(turn)
 
     async def _release_unbegun(self, turn: ClaimedTurn) -> None:
-        """Its time begins with the next claim."""
         async with self._database.tenant(turn.organization_id).statements() as sql:
-            await sql.run(
-                "UPDATE turns SET released = true, started_at = NULL"
-                " WHERE organization_id = %(organization_id)s AND id = %(id)s"
-                " AND attempt = %(attempt)s AND status = 'running'",
-                id=turn.id,
-                attempt=turn.attempt,
-            )
+            await release(sql, turn, has_begun=False)
 
     async def _begin_accepted(self, turn: ClaimedTurn, opening: Opening) -> ClaimedTurn:
         tenant = self._database.tenant(turn.organization_id)
@@ -176,6 +169,30 @@ class Claims:
                 reserve=opening.reserve,
                 nano_per_credit=self._nano_per_credit,
             )
+
+
+async def release(
+    sql: TenantStatements,
+    turn: ClaimedTurn,
+    *,
+    owed: Sequence[Reservation] = (),
+    has_begun: bool = True,
+) -> None:
+    """Give a turn back as it is; whoever claims it next goes on, and books what is `owed`.
+
+    Not a crash. The time of a turn that has not begun begins with the next claim.
+    """
+    await sql.run(
+        "UPDATE turns SET released = true, reservations = %(reservations)s,"
+        " reserved_nano = %(reserved_nano)s,"
+        " started_at = CASE WHEN %(has_begun)s THEN started_at END"
+        " WHERE organization_id = %(organization_id)s AND id = %(id)s"
+        " AND attempt = %(attempt)s AND status = 'running'",
+        id=turn.id,
+        attempt=turn.attempt,
+        has_begun=has_begun,
+        **ledger.held(owed),
+    )
 
 
 async def _deliver(

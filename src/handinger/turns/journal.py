@@ -18,7 +18,7 @@ from handinger.errors import Superseded
 from handinger.ids import TurnId, WorkerId
 from handinger.storage.database import Database, TenantStatements
 from handinger.story import Entry, Story
-from handinger.turns import endings, stories
+from handinger.turns import claiming, endings, stories
 from handinger.turns.claiming import ClaimedTurn
 from handinger.turns.endings import NOT_COMPLETED, Completion, EndedTurn, Ending
 
@@ -168,20 +168,10 @@ class Journal:
             spending=spending,
         )
 
-    async def release(self, *, owed: Sequence[Reservation] = ()) -> None:
-        """Give the turn back as it is; whoever claims it next goes on, and books what is `owed`.
-
-        Not a crash.
-        """
+    async def release(self, *, owed: Sequence[Reservation]) -> None:
+        """Give the turn back; see `claiming.release`."""
         async with self._tenant.statements() as sql:
-            await sql.run(
-                "UPDATE turns SET released = true, reservations = %(reservations)s,"
-                " reserved_nano = %(reserved_nano)s WHERE organization_id = %(organization_id)s"
-                " AND id = %(id)s AND attempt = %(attempt)s AND status = 'running'",
-                id=self.turn.id,
-                attempt=self.turn.attempt,
-                **ledger.held(owed),
-            )
+            await claiming.release(sql, self.turn, owed=owed)
 
     async def _advance(
         self,
