@@ -88,15 +88,8 @@ async def show(ctx: RunContext[ToolContext]) -> ToolReturn:
     return ToolReturn("Here it is.", metadata={"picture": named})
 
 
-@pytest.mark.parametrize("is_loaded_at_once", [True, False])
-async def test_a_call_without_a_picture_bounds_none_with_it(
-    postgres: EmbeddedPostgres,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    is_loaded_at_once: bool,
-):
-    """It could not be loaded for the call whose input was counted."""
-    answers = [Answer(calls=[("show", {})], output_tokens=10), FEW, Answer("Done.")]
+def _loads(monkeypatch: pytest.MonkeyPatch, *, is_loaded_at_once: bool) -> list[str]:
+    """Every load of a picture from now on; the first may find the disk away."""
     loads: list[str] = []
 
     async def read(workspace: Workspace, sha256: str) -> bytes:
@@ -106,6 +99,20 @@ async def test_a_call_without_a_picture_bounds_none_with_it(
         return b"GIF89a"
 
     monkeypatch.setattr(Workspace, "read_picture", read)
+    return loads
+
+
+@pytest.mark.parametrize("is_loaded_at_once", [True, False])
+async def test_a_call_without_a_picture_bounds_none_with_it(
+    postgres: EmbeddedPostgres,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_loaded_at_once: bool,
+):
+    """It could not be loaded for the call whose input was counted."""
+    answers = [Answer(calls=[("show", {})], output_tokens=10), FEW, Answer("Done.")]
+    loads = _loads(monkeypatch, is_loaded_at_once=is_loaded_at_once)
+
     async with stage(
         postgres,
         tmp_path,
@@ -130,20 +137,13 @@ async def test_nor_does_a_count_that_was_asked_for_without_it(
 ):
     """The disk was away when the request was made to be counted, and is back when it is sent."""
     answers = [Answer(calls=[("show", {})], output_tokens=10), Answer("Done.", output_tokens=10)]
-    loads: list[str] = []
+    loads = _loads(monkeypatch, is_loaded_at_once=is_loaded_at_once)
     counted: list[int] = []
-
-    async def read(workspace: Workspace, sha256: str) -> bytes:
-        loads.append(sha256)
-        if not is_loaded_at_once and len(loads) == 1:
-            raise OSError("The disk is away.")
-        return b"GIF89a"
 
     async def count(counter: Counter, request: ModelRequestContext) -> int:
         counted.append(len(loads))
         return 2000
 
-    monkeypatch.setattr(Workspace, "read_picture", read)
     monkeypatch.setattr(Counter, "count", count)
     # So that little can be answered by what is known without a count: each call is 0.16 USD.
     budgets = {"low": {"modelCalls": None, "usd": 0.36, "seconds": None}}

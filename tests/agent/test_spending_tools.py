@@ -20,6 +20,7 @@ from handinger.agent.tools.context import ToolContext, ToolPrice, effects, reser
 from handinger.budgets import Spending, accounts
 from handinger.storage.database import TenantStatements
 from handinger.storage.embedded import EmbeddedPostgres
+from handinger.turns.accept import NewTurn
 
 pytestmark = pytest.mark.anyio
 
@@ -181,6 +182,16 @@ async def test_a_metered_call_that_is_cut_off_costs_what_its_meter_says(
     assert rows == ([("run_up", True, nano)] if nano else [])
 
 
+async def _held_by_a_stop(here: Stage, accepted: NewTurn, moment: asyncio.Event) -> int:
+    """What stays reserved for a turn whose server stops at this moment."""
+    stopping = asyncio.create_task(here.carry_out(accepted))
+    async with asyncio.timeout(30):
+        await moment.wait()
+    stopping.cancel()
+    await asyncio.gather(stopping, return_exceptions=True)
+    return (await here.row(accepted))["reserved_nano"]
+
+
 @pytest.mark.parametrize("nano", [0, 7])
 async def test_and_so_does_one_that_a_stopping_server_cuts_off(
     postgres: EmbeddedPostgres, tmp_path: Path, nano: int
@@ -194,12 +205,7 @@ async def test_and_so_does_one_that_a_stopping_server_cuts_off(
     tool = _run_up(began)
     async with stage(postgres, tmp_path, answers, tools=[tool], budgets=ONLY_MONEY) as here:
         accepted = await here.accept("standard")
-        stopping = asyncio.create_task(here.carry_out(accepted))
-        async with asyncio.timeout(30):
-            await began.wait()
-        stopping.cancel()
-        await asyncio.gather(stopping, return_exceptions=True)
-        held = (await here.row(accepted))["reserved_nano"]
+        held = await _held_by_a_stop(here, accepted, began)
         turn = await here.carry_out(accepted)
         rows = await _tool_rows(here, turn)
     assert held == nano
@@ -227,12 +233,7 @@ async def test_and_so_does_one_that_was_cut_off_as_the_server_stops(
         accepted = await here.accept("standard")
         with monkeypatch.context() as patched:
             patched.setattr(Shell, "salvage", hang)
-            stopping = asyncio.create_task(here.carry_out(accepted))
-            async with asyncio.timeout(30):
-                await saving.wait()
-            stopping.cancel()
-            await asyncio.gather(stopping, return_exceptions=True)
-        held = (await here.row(accepted))["reserved_nano"]
+            held = await _held_by_a_stop(here, accepted, saving)
         turn = await here.carry_out(accepted)
         rows = await _tool_rows(here, turn)
     assert held == 7

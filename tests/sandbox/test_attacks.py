@@ -18,7 +18,7 @@ import pytest
 from handinger.sandbox import seccomp
 from handinger.sandbox.folders import Folders
 from handinger.sandbox.limits import Limits
-from handinger.sandbox.process import Host, SandboxError
+from handinger.sandbox.process import Execution, Host, SandboxError
 from handinger.sandbox.sandbox import Sandbox, Sandboxes
 
 pytestmark = pytest.mark.anyio
@@ -423,16 +423,21 @@ async def test_zeros_can_be_read_wherever_they_come_from(held: Sandbox):
     assert await told(held, "head -c 3 /dev/zero | od -An -tx1") == " 00 00 00\n"
 
 
+async def run_alone(sandboxes: Sandboxes, command: str, *, timeout_s: float) -> Execution:
+    """A command in a sandbox that is closed behind it."""
+    try:
+        return await sandboxes.create().shell(command, timeout_s=timeout_s)
+    finally:
+        await sandboxes.close_all()
+
+
 async def test_nothing_that_is_not_counted_runs_while_the_memory_of_the_host_is_short(
     folders: Folders, host: Host, little: Limits
 ):
     """Such as that of full sockets, which the kernel has for programs."""
     host = replace(host, hierarchy=None, filter=seccomp.program(counted=False))
-    sandboxes = Sandboxes(folders, host, replace(little, memory_reserve_bytes=1 << 60))
-    try:
-        done = await sandboxes.create().shell("sleep 1000", timeout_s=30)
-    finally:
-        await sandboxes.close_all()
+    limits = replace(little, memory_reserve_bytes=1 << 60)
+    done = await run_alone(Sandboxes(folders, host, limits), "sleep 1000", timeout_s=30)
     assert done.stopped == "memory_reserve"
 
 
@@ -461,11 +466,8 @@ async def test_a_file_of_10_gb_is_not_made(small: Sandbox, command: str):
 async def test_a_process_that_only_computes_is_stopped(
     folders: Folders, host: Host, little: Limits, command: str, stopped: str | None
 ):
-    sandboxes = Sandboxes(folders, host, replace(little, cpu_s=1))
-    try:
-        done = await sandboxes.create().shell(command, timeout_s=120)
-    finally:
-        await sandboxes.close_all()
+    limits = replace(little, cpu_s=1)
+    done = await run_alone(Sandboxes(folders, host, limits), command, timeout_s=120)
     assert done.stopped == stopped
     assert done.exit_code == 128 + (signal.SIGXCPU if stopped else signal.SIGKILL)
 
@@ -528,11 +530,8 @@ async def test_removed_files_that_are_still_open_count(small: Sandbox):
 async def test_nothing_runs_while_the_disk_of_the_host_is_full(
     folders: Folders, host: Host, little: Limits
 ):
-    sandboxes = Sandboxes(folders, host, replace(little, disk_reserve_bytes=1 << 60))
-    try:
-        done = await sandboxes.create().shell("sleep 1000", timeout_s=30)
-    finally:
-        await sandboxes.close_all()
+    limits = replace(little, disk_reserve_bytes=1 << 60)
+    done = await run_alone(Sandboxes(folders, host, limits), "sleep 1000", timeout_s=30)
     assert done.stopped == "disk_reserve"
 
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import psycopg
 import pytest
+from tests.support.postgres import joined
 
 from handinger import engine, ids, keys
 from handinger.attachments import Attachment
@@ -16,7 +17,6 @@ from handinger.errors import Superseded
 from handinger.ids import WorkerId
 from handinger.settings import Settings
 from handinger.storage.database import Database, TenantStatements, open_database
-from handinger.storage.embedded import EmbeddedPostgres
 from handinger.turns import accept
 from handinger.turns.accept import Instruction, NewTurn
 from handinger.turns.claiming import ClaimedTurn, Claims
@@ -30,7 +30,7 @@ LIMITED = pytest.mark.parametrize("balance_credits", [None, 1000], ids=["unlimit
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Of one PostgreSQL that all tests of the module share."""
     data_dir = tmp_path_factory.mktemp("claiming")
-    postgres = EmbeddedPostgres.join(data_dir)
+    postgres = joined(data_dir)
     yield Settings.model_validate(
         {
             "data_dir": data_dir,
